@@ -1,0 +1,237 @@
+"""The command line: parse, call, print. Heavy imports happen inside the commands, so that `--help` and a wrong recipe answer at once."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from galvan import errors
+from galvan.errors import GalvanError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from galvan.report import Judged
+
+app = typer.Typer(
+    name="galvan",
+    help="Fine-tune a language model on a small body of text, and prove whether it worked.\n\nStart with: galvan run examples/frankenstein.yaml",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override one option of the recipe; may be repeated.")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run's folder; default runs/NAME.")]
+Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout, all else on stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, no hints: only the result.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Never use the network; take Hub models from the cache.")]
+FailOn = Annotated[
+    str | None,
+    typer.Option("--fail-on", metavar="WORDS", help="Comma-separated verdicts and cause codes that end with exit code 1, for example worse,inconclusive,G10."),
+]
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML recipe; galvan init writes one.")]
+Base = Annotated[str, typer.Argument(metavar="BASE", help="A folder, a Hub id with optional @revision, or galvan/spark.")]
+DataFile = Annotated[str, typer.Option("--data", metavar="DATA", help="Held-out text: csv, tsv, jsonl, json, parquet, txt, a folder of txt, gutenberg:ID.")]
+Column = Annotated[str, typer.Option("--column", help="The column that holds the text.")]
+
+
+@app.command()
+def init(directory: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to write recipe.yaml.")] = Path()) -> None:
+    """Write a commented recipe with every option at its default. Example: galvan init my-run"""
+    from galvan import recipe
+    from galvan.run import write_text
+
+    path = directory / "recipe.yaml"
+    if path.exists():
+        raise errors.RecipeError("recipe/exists", f"{path} is there already; remove it or choose another folder.")
+    write_text(path, recipe.commented())
+    print(path)
+
+
+@app.command()
+def run(
+    recipe_file: RecipeFile, settings: Set = None, out: Out = None, json: Json = False, quiet: Quiet = False, offline: Offline = False,
+    fail_on: FailOn = None,
+) -> None:  # fmt: skip
+    """The whole story: prepare, train, check, score, judge. Interrupted, the same command goes on. Example: galvan run recipe.yaml"""
+    from galvan import recipe
+
+    asked = recipe.load(recipe_file, settings or ())
+    from galvan import pipeline
+
+    with _watched(quiet or json) as progress:
+        judged = pipeline.run(asked, out, progress, offline)
+    _finish(judged, json, quiet, fail_on)
+
+
+@app.command()
+def prepare(recipe_file: RecipeFile, settings: Set = None, out: Out = None, json: Json = False, quiet: Quiet = False, offline: Offline = False) -> None:
+    """Read, clean, cut, split and audit the text; nothing is trained. Example: galvan prepare recipe.yaml"""
+    _stages(recipe_file, settings, out, quiet or json, offline, train=False)(json)
+
+
+@app.command()
+def train(recipe_file: RecipeFile, settings: Set = None, out: Out = None, json: Json = False, quiet: Quiet = False, offline: Offline = False) -> None:
+    """Prepare the text and train the adapter; nothing is judged. Example: galvan train recipe.yaml --out runs/a"""
+    _stages(recipe_file, settings, out, quiet or json, offline, train=True)(json)
+
+
+@app.command()
+def check(
+    base: Base,
+    adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="A PEFT adapter, or a fully tuned model: a folder or a Hub id.")],
+    json: Json = False, files_only: Annotated[bool, typer.Option("--files-only", help="Read the files and load no model.")] = False,
+    offline: Offline = False,
+) -> None:  # fmt: skip
+    """Is the adapter whole, in the model, and doing something? No data needed. Example: galvan check galvan/spark runs/a/adapter"""
+    from galvan.measure.integrity import check_command
+
+    result = check_command(base, adapter, load=not files_only, offline=offline)
+    print(result.to_json() if json else result.to_text())
+    raise typer.Exit(errors.EXIT_MODEL if result.alive is False else errors.EXIT_DONE)
+
+
+@app.command()
+def score(
+    base: Base,
+    adapters: Annotated[list[str] | None, typer.Argument(metavar="[ADAPTER]...", help="Adapters or tuned models, each scored beside the base.")] = None,
+    data: DataFile = ..., column: Column = "text", settings: Set = None, out: Out = None, json: Json = False, quiet: Quiet = False, offline: Offline = False,
+) -> None:  # fmt: skip
+    """Likelihoods only: scores.parquet, and the paired gain of each adapter. Example: galvan score galvan/spark runs/a/adapter --data held-out.csv"""
+    from galvan import pipeline
+
+    with _watched(quiet or json) as progress:
+        scored = pipeline.score(base, adapters or [], data, column=column, out=out, settings=settings or (), progress=progress, offline=offline)
+    print(scored.to_json() if json else scored.to_text())
+
+
+@app.command()
+def evaluate(
+    base: Base,
+    adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="A PEFT adapter, or a fully tuned model: a folder or a Hub id.")],
+    data: DataFile,
+    train_data: Annotated[str | None, typer.Option("--train-data", metavar="DATA", help="The text it was trained on, if at hand.")] = None,
+    column: Column = "text", settings: Set = None, out: Out = None, json: Json = False, quiet: Quiet = False, offline: Offline = False,
+    fail_on: FailOn = None,
+) -> None:  # fmt: skip
+    """Everything after training, for an adapter made anywhere. Example: galvan evaluate BASE ADAPTER --data held-out.csv"""
+    from galvan import pipeline
+
+    with _watched(quiet or json) as progress:
+        judged = pipeline.evaluate(
+            base, adapter, data, train_data=train_data, column=column, out=out, settings=settings or (), progress=progress, offline=offline
+        )
+    _finish(judged, json, quiet, fail_on)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")], json: Json = False, quiet: Quiet = False, fail_on: FailOn = None
+) -> None:
+    """Judge a run again from its files; no model is loaded. Example: galvan report runs/frankenstein"""
+    from galvan.report import judge
+    from galvan.run import open_run
+
+    _finish(judge(open_run(folder)), json, quiet, fail_on)
+
+
+@app.command()
+def explain(
+    code: Annotated[str | None, typer.Argument(metavar="[CODE]", help="A cause, for example A01.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every cause.")] = False,
+    json: Json = False,
+) -> None:
+    """What a cause is, how it is proved, how it is mended. Example: galvan explain A01"""
+    from galvan.diagnosis import explain as explained
+
+    print(explained(None if every else code, as_json=json))
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Versions, devices, memory, disk and Hub login. Example: galvan doctor"""
+    from galvan.doctor import examine
+
+    print(examine().to_json() if json else examine().to_text())
+
+
+def _stages(recipe_file: Path, settings: list[str] | None, out: Path | None, quiet: bool, offline: bool, train: bool) -> Callable[[bool], None]:
+    from galvan import recipe
+    from galvan.run import read_json, to_json
+
+    asked = recipe.load(recipe_file, settings or ())
+    from galvan.pipeline import Story
+
+    with _watched(quiet) as progress:
+        story = Story.begin(asked, out or Path("runs") / asked.name, progress, offline)
+        with story.alone():
+            story.prepare()
+            if train:
+                story.train()
+
+    def show(as_json: bool) -> None:
+        result = {"run": str(story.folder), "audit": read_json(story.folder / "audit.json")}
+        if train:
+            result["training"] = read_json(story.folder / "training.json")
+        if as_json:
+            print(to_json(result))
+        else:
+            from galvan.report.terminal import show_stage
+
+            show_stage(result)
+
+    return show
+
+
+def _watched(quiet: bool) -> Any:
+    from galvan.progress import Shown
+
+    return Shown(quiet)
+
+
+def _finish(judged: Judged, json: bool, quiet: bool, fail_on: str | None) -> None:
+    if json:
+        print((judged.folder / "verdict.json").read_text(encoding="utf-8"), end="")
+    else:
+        judged.show(quiet)
+    raise typer.Exit(judged.exit_code(fail_on))
+
+
+def main() -> None:
+    """The entry point: a GalvanError is one sentence and its exit code, anything else is a bug of ours."""
+    try:
+        app(standalone_mode=False)
+    except GalvanError as error:
+        _fail(f"error[{error.code}]: {error}", error.exit_code)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except typer.Abort:
+        _fail("Interrupted; the same command goes on where it was.", errors.EXIT_INTERRUPTED)
+    except KeyboardInterrupt:
+        _fail("Interrupted; the same command goes on where it was.", errors.EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(errors.EXIT_DONE)
+    except MemoryError:
+        _fail("error[memory/full]: This machine's memory is not enough; use a smaller model or fewer evaluation.tokens_per_pass.", errors.EXIT_RESOURCES)
+    except Exception as error:
+        usage = getattr(error, "format_message", None)
+        if usage is not None and hasattr(error, "exit_code"):
+            _fail(f"error[usage]: {usage()} See galvan --help.", errors.EXIT_USAGE)
+        traceback.print_exc()
+        _fail("This is a bug in galvan, not a mistake of yours: please report it with the lines above.", errors.EXIT_BUG)
+
+
+def _fail(sentence: str, code: int) -> None:
+    print(sentence, file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

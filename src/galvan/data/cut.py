@@ -1,0 +1,163 @@
+"""From rows to documents: long texts are cut at sentence ends so that each part fits a token budget and nothing is lost."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from galvan.data.rows import Row
+from galvan.run import Document
+from galvan.text import sentence_ends
+
+# The tokens of a text as character spans (begin, end), without special tokens: `lambda text: tokenizer.encode(text).offsets`.
+Offsets = Callable[[str], Sequence[tuple[int, int]]]
+
+_WINDOW_CHARACTERS = 200_000  # a book is tokenised in parts of this size; a list of all its tokens would need gigabytes
+_PARAGRAPH = re.compile(r"\n\s*\n\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A row, or the `number`-th part of it (from 1; 0: the row was not cut), with its length in tokens."""
+
+    row: Row
+    text: str
+    number: int
+    n_tokens: int
+
+
+def in_order(rows: Iterable[Row]) -> list[Row]:
+    """Rows by source, in order of first appearance, and by position within it.
+
+    Where two rows of a source claim one position, positions say nothing about neighbours: rows are then numbered as they come.
+    """
+    by_source: dict[str, list[Row]] = {}
+    for row in rows:
+        by_source.setdefault(row.source, []).append(row)
+    ordered: list[Row] = []
+    for members in by_source.values():
+        if len({row.position for row in members}) < len(members):
+            members = [replace(row, position=number) for number, row in enumerate(members, 1)]
+        ordered += sorted(members, key=lambda row: row.position)
+    return ordered
+
+
+def cut(rows: Iterable[Row], budget_tokens: int, offsets: Offsets) -> Iterator[Piece]:
+    """Every row whole if it has at most `budget_tokens` tokens, in pieces if it has more."""
+    for row in rows:
+        tokens = len(offsets(row.text)) if len(row.text) <= _WINDOW_CHARACTERS else budget_tokens + 1
+        if tokens <= budget_tokens:
+            yield Piece(row, row.text, 0, tokens)
+        else:
+            for number, (text, n_tokens) in enumerate(pieces(row.text, budget_tokens, offsets), 1):
+                yield Piece(row, text, number, n_tokens)
+
+
+def pieces(text: str, budget_tokens: int, offsets: Offsets) -> Iterator[tuple[str, int]]:
+    """Parts of `text` with their lengths in tokens, each at most `budget_tokens` when encoded alone.
+
+    Put together they are the text but for white space at the seams. A part ends at a paragraph if one ends in the last quarter
+    of the budget, else at the last sentence end that fits, else at white space, else anywhere. The last two parts share what is
+    left evenly, so that no stump remains.
+    """
+    begin, size = 0, _WINDOW_CHARACTERS
+    while begin < len(text):
+        window = _Window(text[begin : begin + size], offsets)
+        final = begin + size >= len(text)
+        if not final and len(window.starts) <= 2 * budget_tokens:
+            size *= 2
+            continue
+        at = 0
+        while at < len(window.text) and (final or window.tokens_from(at) > 2 * budget_tokens):
+            end, part, n_tokens = _next_piece(window, at, budget_tokens, offsets)
+            if part:
+                yield part, n_tokens
+            at = end
+        begin += at
+
+
+class _Window:
+    """A stretch of text with the places where its tokens, sentences and paragraphs begin or end."""
+
+    def __init__(self, text: str, offsets: Offsets) -> None:
+        self.text = text
+        self.starts = [start for start, _ in offsets(text)]
+        self.sentences = list(sentence_ends(text))
+        self.paragraphs = [match.end() for match in _PARAGRAPH.finditer(text)]
+
+    def tokens_from(self, at: int) -> int:
+        return len(self.starts) - bisect_left(self.starts, at)
+
+    def cut_after(self, at: int, tokens: int) -> int:
+        """Where the piece that begins at `at` ends if it may have `tokens` tokens."""
+        token = bisect_left(self.starts, at)
+        furthest = self._start(token + tokens)
+        if furthest == len(self.text):
+            return furthest
+        paragraph = _last(self.paragraphs, furthest)
+        if paragraph > at and paragraph >= self._start(token + tokens * 3 // 4):
+            return paragraph
+        sentence = _last(self.sentences, furthest)
+        if sentence > at:
+            return sentence
+        space = furthest
+        while space > at and not self.text[space - 1].isspace():
+            space -= 1
+        return space if self.text[at:space].strip() else max(furthest, at + 1)
+
+    def _start(self, token: int) -> int:
+        return self.starts[token] if token < len(self.starts) else len(self.text)
+
+
+def _last(places: list[int], limit: int) -> int:
+    """The last of the sorted `places` that is at most `limit`, or -1."""
+    index = bisect_right(places, limit)
+    return places[index - 1] if index else -1
+
+
+def _next_piece(window: _Window, at: int, budget_tokens: int, offsets: Offsets) -> tuple[int, str, int]:
+    """End, text and length of the piece at `at`. Alone it may have more tokens than in its context: then it shrinks."""
+    left = window.tokens_from(at)
+    allowed = budget_tokens if left <= budget_tokens or left >= budget_tokens * 5 // 4 else max(1, left * 5 // 8)
+    while True:
+        end = window.cut_after(at, allowed)
+        part = window.text[at:end].strip()
+        n_tokens = len(offsets(part)) if part else 0
+        if n_tokens <= budget_tokens or end <= at + 1:
+            return end, part, n_tokens
+        inside = bisect_left(window.starts, end) - bisect_left(window.starts, at)
+        allowed = max(1, min(allowed, inside) - (n_tokens - budget_tokens))
+
+
+def to_documents(parts: Iterable[Piece]) -> list[tuple[Document, Piece]]:
+    """Documents with ids `source-slug:position` or `source-slug:position.part`, numbered from 1 within their source."""
+    slugs: dict[str, str] = {}
+    taken: set[str] = set()
+    counts: dict[str, int] = {}
+    documents = []
+    for part in parts:
+        source = part.row.source
+        if source not in slugs:
+            slugs[source] = _slug(source, taken)
+        counts[source] = counts.get(source, 0) + 1
+        name = f"{slugs[source]}:{part.row.position}" + (f".{part.number}" if part.number else "")
+        documents.append((Document(name, part.text, source, counts[source], part.row.group), part))
+    return documents
+
+
+def _slug(source: str, taken: set[str]) -> str:
+    """`source` as a short name of a-z, 0-9 and -, different from all `taken` so far."""
+    plain = unicodedata.normalize("NFKD", source).encode("ascii", "ignore").decode("ascii").lower()
+    base = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
+    if len(base) > 40:
+        base = base[:41].rsplit("-", 1)[0][:40]
+    base = base or "source"
+    slug, number = base, 1
+    while slug in taken:
+        number += 1
+        slug = f"{base}-{number}"
+    taken.add(slug)
+    return slug

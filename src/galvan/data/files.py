@@ -1,0 +1,125 @@
+"""Opening and decoding files. Everything that can be wrong with a file as such becomes one sentence here."""
+
+from __future__ import annotations
+
+import codecs
+import difflib
+import gzip
+import io
+import stat
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from galvan.data.rows import ROW_LIMIT, too_long
+from galvan.errors import DataError
+from galvan.text import shown
+
+
+def kind_of(path: Path, name: str) -> str:
+    """ "folder" or "file"; DataError if there is neither, or if the file is empty or not a plain one."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            raise _missing(path, name) from None
+        raise unreadable(name, error) from None
+    except ValueError:
+        raise DataError("data/missing", f"{name}: not a possible file name.") from None
+    if stat.S_ISDIR(status.st_mode):
+        return "folder"
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError("data/unreadable", f"{name}: neither a plain file nor a folder.")
+    if status.st_size == 0:
+        raise DataError("data/empty", f"{name}: the file is empty (0 bytes).")
+    return "file"
+
+
+def _missing(path: Path, name: str) -> DataError:
+    try:
+        neighbours = [neighbour.name for neighbour in path.parent.iterdir()]
+    except OSError:
+        return DataError("data/missing", f"{name}: there is no such file or folder, and no folder `{shown(str(path.parent))}`.")
+    near = difflib.get_close_matches(path.name, neighbours, 1, 0.6)
+    hint = f"did you mean `{shown(str(path.with_name(near[0])))}`?" if near else "check data.source."
+    return DataError("data/missing", f"{name}: there is no such file or folder; {hint}")
+
+
+def unreadable(name: str, error: OSError) -> DataError:
+    return DataError("data/unreadable", f"{name}: cannot be read: {shown(error.strerror or str(error))}.")
+
+
+def open_bytes(path: Path) -> BinaryIO:
+    """The file's bytes, unpacked where its name ends in .gz."""
+    if path.suffix.lower() == ".gz":
+        return io.BufferedReader(gzip.open(path, "rb"))
+    return path.open("rb")
+
+
+@contextmanager
+def reading(path: Path, name: str) -> Iterator[None]:
+    """Turn what goes wrong while reading `path` as text into a DataError with the line and the byte."""
+    try:
+        yield
+    except UnicodeDecodeError:
+        raise _undecodable(path, name) from None
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise DataError("data/gzip", f"{name}: not a whole gzip file: {shown(str(error), 80)}; fetch it again.") from None
+    except OSError as error:
+        raise unreadable(name, error) from None
+
+
+def _undecodable(path: Path, name: str) -> DataError:
+    """Read again to find the first byte that is not UTF-8."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    bytes_before = line_feeds = returns = 0
+    with open_bytes(path) as stream:
+        while True:
+            chunk = stream.read(1 << 20)
+            pending = len(decoder.getstate()[0])
+            try:
+                decoder.decode(chunk, final=not chunk)
+            except UnicodeDecodeError as error:
+                offset = bytes_before - pending + error.start
+                before, byte = error.object[: error.start], error.object[error.start]
+                line = 1 + (line_feeds + before.count(b"\n") or returns + before.count(b"\r"))
+                break
+            bytes_before += len(chunk)
+            line_feeds += chunk.count(b"\n")
+            returns += chunk.count(b"\r")
+    if offset == 0 and byte in (0xFE, 0xFF):
+        return DataError("data/encoding", f"{name} line 1: the file is UTF-16, not UTF-8; `iconv -f UTF-16 -t UTF-8` converts it.")
+    return DataError(
+        "data/encoding",
+        f"{name} line {line}: byte 0x{byte:02x} at offset {offset} is not UTF-8; if the file is Windows or Latin-1 text, "
+        "`iconv -f WINDOWS-1252 -t UTF-8` converts it.",
+    )
+
+
+def lines(path: Path, name: str) -> Iterator[str]:
+    """The file's lines with their ends, one at a time; a byte order mark is left out."""
+    with reading(path, name), open_bytes(path) as raw, io.TextIOWrapper(raw, "utf-8-sig", newline="") as stream:
+        number = 0
+        while line := stream.readline(ROW_LIMIT + 1):
+            number += 1
+            if len(line) > ROW_LIMIT:
+                raise too_long(f"{name} line {number}")
+            if "\0" in line:
+                raise _nul(name, number)
+            yield line
+
+
+def whole(path: Path, name: str) -> str:
+    """The file's text with Unix line ends; a byte order mark is left out."""
+    with reading(path, name), open_bytes(path) as raw, io.TextIOWrapper(raw, "utf-8-sig") as stream:
+        text = stream.read()
+    nul = text.find("\0")
+    if nul >= 0:
+        raise _nul(name, text.count("\n", 0, nul) + 1)
+    return text
+
+
+def _nul(name: str, line: int) -> DataError:
+    return DataError("data/nul", f"{name} line {line}: holds a NUL byte; this is no text file, or not in UTF-8.")

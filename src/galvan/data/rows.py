@@ -1,0 +1,128 @@
+"""One row of what people bring: its text, its place in its source, and the file and line to name when it is wrong."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from galvan.errors import DataError
+from galvan.text import shown
+
+ROW_LIMIT = 50_000_000  # characters; a longer table row is an open quote or not a table (whole txt files may be longer)
+_POSITION_LIMIT = 2**53
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One text as it stands in the file. `where` is "FILE line N", for messages; `group` only where a column is asked for."""
+
+    text: str
+    source: str
+    position: int
+    where: str
+    group: str | None = None
+
+    def with_text(self, text: str) -> Row:
+        return Row(text, self.source, self.position, self.where, self.group)  # dataclasses.replace is five times slower
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The columns that are asked for by name; `source` and `position` are used where they are found."""
+
+    text: str = "text"
+    group: str | None = None
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        return (self.text,) if self.group is None else (self.text, self.group)
+
+
+def require_columns(columns: Columns, found: Iterable[str], where: str) -> None:
+    """DataError that lists the columns found, and the nearest one, unless all that are asked for are there."""
+    names = [str(name) for name in found]
+    for column in columns.required:
+        if column in names:
+            continue
+        near = difflib.get_close_matches(column.lower(), {name.strip().lower(): name for name in names}, 1, 0.6)
+        nearest = next((name for name in names if near and name.strip().lower() == near[0]), None)
+        listed = ", ".join(f"`{shown(name, 40)}`" for name in names[:20]) or "none"
+        more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+        hint = f"did you mean `{shown(nearest, 40)}`? " if nearest is not None else ""
+        option = "data.column" if column == columns.text else "data.split.group"
+        raise DataError(
+            "data/no-column", f"{where}: there is no column `{shown(column, 80)}`; found {listed}{more}; {hint}Set {option}."
+        )
+
+
+def make_row(record: Mapping[str, object], columns: Columns, where: str, name: str, number: int) -> Row:
+    """The row that `record` stands for; `name` and `number` are its source and position where it does not say.
+
+    Raises DataError when a column is missing or a value is not what the column promises.
+    """
+    if any(column not in record for column in columns.required):
+        require_columns(columns, record, where)
+    text = _text(record[columns.text], columns.text, where)
+    source = _label(record.get("source"), "source", where) if columns.text != "source" else ""
+    position = _position(record.get("position"), where) if columns.text != "position" else None
+    group = None if columns.group is None else _label(record[columns.group], columns.group, where)
+    return Row(text, source or name, number if position is None else position, where, group)
+
+
+def check_text(text: str, where: str) -> str:
+    """`text` itself; DataError if it holds a NUL or half a surrogate pair, which no text does."""
+    if "\0" in text:
+        raise DataError("data/nul", f"{where}: holds a NUL character; this is no text, or text in another encoding than UTF-8.")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(text[error.start]):04x}"
+        raise DataError("data/surrogate", f"{where}: holds {half}, half of a character; write the file again.") from None
+    return text
+
+
+def _text(value: object, column: str, where: str) -> str:
+    if value is None:
+        return ""  # a missing text is an empty one, and counted as such
+    if not isinstance(value, str):
+        kind = type(value).__name__
+        raise DataError("data/not-text", f"{where}: `{shown(column, 80)}` must be text, found {kind} {shown(repr(value), 60)}.")
+    if len(value) > ROW_LIMIT:
+        raise too_long(where)
+    return check_text(value, where)
+
+
+def too_long(where: str) -> DataError:
+    return DataError(
+        "data/row-too-long",
+        f"{where}: the row that begins here is longer than {ROW_LIMIT // 1_000_000} MB; is a quote left open? "
+        "A whole book belongs in a txt file.",
+    )
+
+
+def _label(value: object, column: str, where: str) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        kind = type(value).__name__
+        raise DataError("data/not-text", f"{where}: `{shown(column, 80)}` must be a name, found {kind} {shown(repr(value), 60)}.")
+    return check_text(str(value).strip(), where)
+
+
+def _position(value: object, where: str) -> int | None:
+    if value is None or value == "":
+        return None
+    try:
+        whole = int(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else None
+    except ValueError:
+        whole = None
+    if isinstance(value, float) and value.is_integer():
+        whole = int(value)
+    if whole is None or abs(whole) >= _POSITION_LIMIT:
+        raise DataError(
+            "data/position",
+            f"{where}: `position` must be a whole number, the text's place in its source; found {shown(repr(value), 60)}. "
+            "Rename the column if it means something else.",
+        )
+    return whole

@@ -1,0 +1,174 @@
+"""Which documents train, which choose and which judge. Every choice follows from the seed and the order of the documents."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from galvan import recipe
+from galvan.errors import DataError
+from galvan.run import Document
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """Documents that train, that choose (checkpoints, settings) and that judge, each in reading order."""
+
+    train: list[Document]
+    validation: list[Document]
+    test: list[Document]
+
+    def items(self) -> Iterator[tuple[str, list[Document]]]:
+        yield from ((TRAIN, self.train), (VALIDATION, self.validation), (TEST, self.test))
+
+
+def split(documents: Sequence[Document], how: recipe.Split, seed: int) -> Splits:
+    """Divide `documents` (ordered by source and position) as `how` says: exactly, deterministically, train never empty.
+
+    A share that rounds to nothing still gets one document. Raises DataError where there are too few documents or groups.
+    """
+    wanted = _sizes(len(documents), how)
+    rng = random.Random(f"galvan split {seed}")  # a string seed is hashed the same way on every machine
+    part_of = _METHODS[how.by](documents, wanted, how, rng)
+    parts: dict[str, list[Document]] = {TRAIN: [], VALIDATION: [], TEST: []}
+    for document, part in zip(documents, part_of, strict=True):
+        parts[part].append(document)
+    return Splits(parts[TRAIN], parts[VALIDATION], parts[TEST])
+
+
+def runs(documents: Sequence[Document]) -> list[list[Document]]:
+    """Maximal runs of neighbours: same source, positions one after the other."""
+    found: list[list[Document]] = []
+    for document in documents:
+        last = found[-1][-1] if found else None
+        if last is not None and last.source == document.source and document.position == last.position + 1:
+            found[-1].append(document)
+        else:
+            found.append([document])
+    return found
+
+
+def _sizes(total: int, how: recipe.Split) -> dict[str, int]:
+    """Documents of each held-out part; a part with share 0 is left out."""
+    shares = {TEST: how.test, VALIDATION: how.validation}
+    wanted = {part: max(1, round(total * share)) for part, share in shares.items() if share > 0}
+    needed = len(wanted) + 1
+    if total < needed:
+        found = {0: "no document is left", 1: "there is one document only"}.get(total, f"there are {total} documents only")
+        names = ", ".join([TRAIN, *sorted(wanted, reverse=True)])
+        raise DataError(
+            "data/too-few",
+            f"data.split: {found}, and a split into {names} needs at least {needed}; "
+            "give more text, or cut it finer with data.document_tokens.",
+        )
+    while sum(wanted.values()) >= total:
+        wanted[max(wanted, key=lambda part: wanted[part])] -= 1
+    return wanted
+
+
+def _by_random(documents: Sequence[Document], wanted: dict[str, int], how: recipe.Split, rng: random.Random) -> list[str]:
+    order = list(range(len(documents)))
+    rng.shuffle(order)
+    part_of = [TRAIN] * len(documents)
+    for part, size in wanted.items():
+        for index in order[:size]:
+            part_of[index] = part
+        del order[:size]
+    return part_of
+
+
+def _by_group(documents: Sequence[Document], wanted: dict[str, int], how: recipe.Split, rng: random.Random) -> list[str]:
+    """Whole groups, drawn in random order while each brings the part nearer to its size; at least one a part."""
+    sizes: dict[str, int] = {}
+    for document in documents:
+        sizes[_group(document)] = sizes.get(_group(document), 0) + 1
+    if len(sizes) <= len(wanted):
+        raise DataError(
+            "data/too-few-groups",
+            f"data.split: `{how.group}` has {len(sizes)} value{'s' * (len(sizes) != 1)}, and a split by group needs at least "
+            f"{len(wanted) + 1}; choose another data.split.group, or data.split.by: block.",
+        )
+    left = sorted(sizes)
+    rng.shuffle(left)
+    part_of_group: dict[str, str] = {}
+    for served, (part, size) in enumerate(wanted.items(), 1):
+        others = len(wanted) - served + 1  # parts behind this one that need a group too, train included
+        chosen: list[str] = []
+        total = 0
+        for group in left:
+            if len(left) - len(chosen) > others and 2 * (total + sizes[group] - size) <= sizes[group]:
+                chosen.append(group)
+                total += sizes[group]
+        chosen = chosen or [min(left, key=lambda group: sizes[group])]
+        part_of_group.update(dict.fromkeys(chosen, part))
+        left = [group for group in left if group not in part_of_group]
+    return [part_of_group.get(_group(document), TRAIN) for document in documents]
+
+
+def _group(document: Document) -> str:
+    return document.source if document.group is None else document.group
+
+
+def _by_block(documents: Sequence[Document], wanted: dict[str, int], how: recipe.Split, rng: random.Random) -> list[str]:
+    """Runs of neighbours. The documents are divided into as many stretches as a part has runs, and each stretch gives one run,
+    so that held-out text is spread over every source in proportion to its length; no run crosses from one source into another.
+    """
+    part_of = [TRAIN] * len(documents)
+    begins = [index for index, document in enumerate(documents) if not index or document.source != documents[index - 1].source]
+    source_of = [number for number, begin in enumerate(begins) for _ in range(begin, [*begins, len(documents)][number + 1])]
+    for part, size in wanted.items():
+        stretches = min(how.blocks, size)
+        missing = 0
+        for number in range(stretches):
+            low, high = (len(documents) * (number + side) // stretches for side in (0, 1))
+            length = size * (number + 1) // stretches - size * number // stretches
+            missing += _place(part, length, _free(part_of, source_of, low, high, 1), part_of, rng)
+        if missing:  # sources too short or too crowded: what is left goes wherever there is room
+            _place(part, missing, _free(part_of, source_of, 0, len(documents), 0), part_of, rng)
+    return part_of
+
+
+def _free(part_of: list[str], source_of: list[int], low: int, high: int, gap: int) -> list[range]:
+    """Stretches of training documents within one source between `low` and `high`, `gap` documents away from any held-out run."""
+    free = []
+    for (_, is_train), members in groupby(range(low, high), key=lambda index: (source_of[index], part_of[index] == TRAIN)):
+        if not is_train:
+            continue
+        inside = list(members)
+        begin, end = inside[0], inside[-1] + 1
+        held_before = begin > 0 and source_of[begin - 1] == source_of[begin] and part_of[begin - 1] != TRAIN
+        held_behind = end < len(part_of) and source_of[end] == source_of[end - 1] and part_of[end] != TRAIN
+        begin, end = begin + gap * held_before, end - gap * held_behind
+        if begin < end:
+            free.append(range(begin, end))
+    return free
+
+
+def _place(part: str, length: int, free: list[range], part_of: list[str], rng: random.Random) -> int:
+    """Give `part` one run of `length` documents where there is room, else several shorter ones; returns what is missing."""
+    starts = [len(stretch) - length + 1 for stretch in free]
+    if any(count > 0 for count in starts):
+        choice = rng.randrange(sum(count for count in starts if count > 0))
+        for stretch, count in zip(free, starts, strict=True):
+            if count > 0:
+                if choice < count:
+                    begin = stretch[0] + choice
+                    part_of[begin : begin + length] = [part] * length
+                    return 0
+                choice -= count
+    rng.shuffle(free)
+    for stretch in free:
+        taken = min(length, len(stretch))
+        part_of[stretch[0] : stretch[0] + taken] = [part] * taken
+        length -= taken
+        if not length:
+            return 0
+    return length
+
+
+_Method = Callable[[Sequence[Document], dict[str, int], recipe.Split, random.Random], list[str]]
+_METHODS: dict[str, _Method] = {"block": _by_block, "group": _by_group, "random": _by_random}

@@ -1,0 +1,72 @@
+"""From a document to the ids that the model sees, and the labels that it is trained on. One rule for training and scoring.
+
+First token (METHODS S3.1): where the tokenizer puts BOS in front by default, so do we, once, and every token of the text is
+predicted; where it does not, the first token of the text is context and is not predicted. EOS is appended only in training,
+and only if the recipe wants ends to be learned. Labels come from positions, never from the pad id.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from galvan.run import Document
+
+IGNORE = -100
+Ids = NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TokenRow:
+    """One training row: ids and labels of shape [T]; labels[t] is ids[t] where it is trained on and IGNORE elsewhere."""
+
+    id: str
+    input_ids: Ids
+    labels: Ids
+    cut_tokens: int = 0
+
+    @property
+    def n_supervised(self) -> int:
+        """Targets that enter the loss; position 0 is never one."""
+        return int((self.labels[1:] != IGNORE).sum())
+
+
+def adds_bos(tokenizer: Any) -> bool:
+    """True if the tokenizer puts BOS in front of plain text by itself."""
+    ids = tokenizer("a")["input_ids"]
+    return tokenizer.bos_token_id is not None and bool(ids) and ids[0] == tokenizer.bos_token_id
+
+
+def first_token_rule(tokenizer: Any) -> str:
+    """The rule in words, for the record."""
+    return "bos-prepended" if adds_bos(tokenizer) else "first-token-is-context"
+
+
+def encode_texts(tokenizer: Any, texts: Sequence[str]) -> list[Ids]:
+    """Ids of each text alone, no special tokens added; special tokens spelled out in the text stay text where the tokenizer can."""
+    if not texts:
+        return []
+    encoded = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    return [np.asarray(ids, dtype=np.int64) for ids in encoded]
+
+
+def training_rows(tokenizer: Any, documents: Sequence[Document], max_tokens: int | None, learn_eos: bool) -> list[TokenRow]:
+    """Rows for plain text: BOS by the first-token rule, the text, EOS if `learn_eos`; at most `max_tokens` ids each.
+
+    Truncation cuts the tail, EOS with it: a text whose end was not seen must not teach that it ended.
+    """
+    bos = [tokenizer.bos_token_id] if adds_bos(tokenizer) else []
+    eos = [tokenizer.eos_token_id] if learn_eos and tokenizer.eos_token_id is not None else []
+    rows = []
+    for document, ids in zip(documents, encode_texts(tokenizer, [d.text for d in documents]), strict=True):
+        whole = np.concatenate([np.array(bos, dtype=np.int64), ids, np.array(eos, dtype=np.int64)])
+        kept = whole if max_tokens is None else whole[:max_tokens]
+        labels = kept.copy()
+        if bos:
+            labels[0] = IGNORE
+        rows.append(TokenRow(document.id, kept, labels, len(whole) - len(kept)))
+    return rows

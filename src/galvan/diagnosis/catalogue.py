@@ -1,0 +1,255 @@
+"""The catalogue's machinery: what a cause is, how it is registered, how a run's evidence is put to every cause.
+
+A cause is one function in its family's file, registered where it is written by `@cause`. It answers present, absent or
+unknown, always with what speaks for and against it. No torch: evidence comes as records (`galvan.measure.facts`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from galvan.errors import ComparisonRefused, RecipeError
+from galvan.measure.facts import AdapterState, FileFacts, FunctionFacts, Integrity, LiveFacts, integrity_from_json
+from galvan.text import shown
+
+Status = Literal["present", "absent", "unknown"]
+Certainty = Literal["certain", "very likely", "likely", "cannot tell"]
+
+FAMILIES = {
+    "A": "The wrong thing was evaluated",
+    "B": "Adapter file and keys",
+    "C": "Scaling, merging, numerics",
+    "D": "Training did nothing, or too little",
+    "E": "Data, labels, tokens",
+    "F": "Loss bookkeeping while training",
+    "G": "Evaluation arithmetic and statistics",
+    "H": "Generation",
+    "I": "Outcome",
+}
+_STATUSES = ("present", "unknown", "absent")
+_CERTAINTIES = ("certain", "very likely", "likely", "cannot tell")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Training:
+    """What the training half recorded. Any of it may be unknown: an adapter may come from anywhere."""
+
+    trainable_parameters: int | None = None
+    optimizer_parameters: int | None = None
+    steps: int | None = None
+    alpha: float | None = None
+    adapter_sha256: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Scores:
+    """A summary of base against tuned on the user's documents: the largest difference of one token's NLL, in nats."""
+
+    max_abs_token_difference_nats: float
+    noise_floor_nats: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Facts:
+    """All the evidence of one run; what is None was not gathered, and causes that need it answer unknown."""
+
+    integrity: Integrity | None = None
+    training: Training | None = None
+    scores: Scores | None = None
+
+    @classmethod
+    def from_json(
+        cls,
+        integrity: Mapping[str, Any] | None = None,
+        training: Mapping[str, Any] | None = None,
+        scores: Mapping[str, Any] | None = None,
+    ) -> Facts:
+        """From the run's files; keys that no cause uses are ignored. DataError if integrity.json is damaged."""
+        return cls(
+            None if integrity is None else integrity_from_json(integrity),
+            None if training is None else Training(**{f.name: training.get(f.name) for f in dataclasses.fields(Training)}),
+            None if scores is None else Scores(**{f.name: scores[f.name] for f in dataclasses.fields(Scores)}),
+        )
+
+    @property
+    def files(self) -> FileFacts | None:
+        return self.integrity.files if self.integrity else None
+
+    @property
+    def live(self) -> LiveFacts | None:
+        return self.integrity.live if self.integrity else None
+
+    @property
+    def function(self) -> FunctionFacts | None:
+        return self.integrity.function if self.integrity else None
+
+    @property
+    def adapter(self) -> AdapterState | None:
+        """The adapter layers of the tuned object; None if it has none or was not looked at."""
+        return self.live.tuned if self.live and self.live.tuned.layers else None
+
+    def not_an_adapter(self) -> str | None:
+        """The sentence that settles every cause about an adapter where there is none; None where there may be one."""
+        if self.files is not None and self.files.kind == "full":
+            return "The tuned model is a whole model, not an adapter."
+        if self.files is None and self.live is not None and not self.live.tuned.layers:
+            return "The tuned object holds no adapter layer."
+        return None
+
+    def arms_differ(self) -> str | None:
+        """The sentence that base and tuned were seen to differ far beyond noise (METHODS topic 8); None if they were not."""
+        seen = self.scores
+        if seen is None or seen.max_abs_token_difference_nats <= 10 * seen.noise_floor_nats:
+            return None
+        return f"In the scores one token differs by {seen.max_abs_token_difference_nats:.3g} nats between base and tuned (noise {seen.noise_floor_nats:.1g})."
+
+    def arms_equal(self) -> str | None:
+        """The sentence that not one token differs between base and tuned; None if that was not seen."""
+        if self.scores is not None and self.scores.max_abs_token_difference_nats == 0:
+            return "In the scores every token has exactly the same likelihood in both arms."
+        if self.function is not None and self.function.on_base_nats == 0:
+            return f"All {self.function.n_tokens} check tokens have exactly the same likelihood in both arms."
+        return None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Answer:
+    """What a cause's function returns: `because` speaks for the cause (or says what is missing), `against` speaks against it."""
+
+    status: Status
+    certainty: Certainty
+    because: list[str]
+    against: list[str]
+
+
+def evidence(*sentences: str | None) -> list[str]:
+    """The sentences that there are."""
+    return [sentence for sentence in sentences if sentence]
+
+
+def present(because: list[str], against: Sequence[str] = (), certainty: Certainty = "certain") -> Answer:
+    return Answer("present", certainty, because, list(against))
+
+
+def absent(against: list[str], because: Sequence[str] = (), certainty: Certainty = "certain") -> Answer:
+    return Answer("absent", certainty, list(because), against)
+
+
+def unknown(missing: str, because: Sequence[str] = (), against: Sequence[str] = ()) -> Answer:
+    """`missing` says what would have to be known."""
+    return Answer("unknown", "cannot tell", [f"Not known: {missing}", *because], list(against))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cause:
+    """One row of the catalogue. A code never changes its meaning.
+
+    `symptom` is what a person sees, `proof` what shows or excludes it, `remedy` and `settle` say what to do, with the command.
+    `refuses`: while it is present, base and tuned may not be compared.
+    """
+
+    code: str
+    title: str
+    symptom: str
+    proof: str
+    remedy: str
+    settle: str
+    sources: tuple[str, ...]
+    refuses: bool
+
+    @property
+    def family(self) -> str:
+        return FAMILIES[self.code[0]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Finding:
+    """One cause's answer on one run, with exactly the keys of verdict.json."""
+
+    code: str
+    status: Status
+    certainty: Certainty
+    title: str
+    because: list[str]
+    against: list[str]
+    remedy: str
+    settle: str
+
+
+Ask = Callable[[Facts], Answer]
+_REGISTERED: dict[str, tuple[Cause, Ask]] = {}
+
+
+def cause(
+    code: str, *, title: str, symptom: str, proof: str, remedy: str, settle: str, sources: Sequence[str], refuses: bool = False
+) -> Callable[[Ask], Ask]:
+    """Register the decorated function as the one that answers for `code`."""
+
+    def register(ask: Ask) -> Ask:
+        assert code not in _REGISTERED and code[0] in FAMILIES, code
+        _REGISTERED[code] = Cause(code, title, symptom, proof, remedy, settle, tuple(sources), refuses), ask
+        return ask
+
+    return register
+
+
+def causes() -> list[Cause]:
+    """Every cause, in order of code."""
+    return [_REGISTERED[code][0] for code in sorted(_REGISTERED)]
+
+
+def explain(code: str) -> Cause:
+    """One cause by its code, in either case; RecipeError if there is none."""
+    found = _REGISTERED.get(code.strip().upper())
+    if found is None:
+        raise RecipeError("cause/unknown", f"There is no cause {shown(code, 40)}; the codes are {', '.join(sorted(_REGISTERED))}.")
+    return found[0]
+
+
+def diagnose(facts: Facts) -> list[Finding]:
+    """Put the evidence to every cause: the present first, the best supported of them first, equals in order of code."""
+    findings = []
+    for code in sorted(_REGISTERED):
+        row, ask = _REGISTERED[code]
+        answer = ask(facts)
+        findings.append(
+            Finding(code, answer.status, answer.certainty, row.title, answer.because, answer.against, row.remedy, row.settle)
+        )
+    return sorted(findings, key=lambda f: (_STATUSES.index(f.status), _CERTAINTIES.index(f.certainty)))
+
+
+def refusal(findings: Sequence[Finding]) -> ComparisonRefused | None:
+    """The error that stops a comparison, made of the first present finding whose cause forbids one; None if none does."""
+    for finding in findings:
+        if finding.status == "present" and _REGISTERED[finding.code][0].refuses:
+            return ComparisonRefused(finding.code, f"{finding.code} {finding.title}: {finding.because[0].rstrip('.')}; {finding.remedy}")
+    return None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Liveness:
+    """Whether the tuned model is really another model than the base: True, False, or None where that was not shown."""
+
+    alive: bool | None
+    reason: str | None
+
+
+def liveness(facts: Facts, findings: Sequence[Finding]) -> Liveness:
+    """Judge from the findings and, if none of them decides, from the largest change of one token's likelihood."""
+    stop = refusal(findings)
+    if stop is not None:
+        return Liveness(False, str(stop))
+    function = facts.function
+    if function is None:
+        why = facts.integrity.reason if facts.integrity else None
+        return Liveness(None, why or "nothing was loaded, and nothing in the files is wrong")
+    change = function.on_base_nats if function.on_off_nats is None else function.on_off_nats
+    if change is None:
+        return Liveness(None, "the tuned model could not be compared with its base")
+    if change == 0:
+        return Liveness(False, f"not one of {function.n_tokens} tokens changes its likelihood, and no known cause was found")
+    if change <= function.noise_floor_nats:
+        return Liveness(None, f"the largest change of a token, {change:.1g} nats, is within the noise of {function.noise_floor_nats:.1g}")
+    return Liveness(True, None)

@@ -1,0 +1,83 @@
+"""Both arms of a comparison and its controls, from one load of the base.
+
+The base of record is scored first, from an object that no adapter has touched. Only then is the adapter put into that object
+(PEFT changes it in place) and the tuned arm scored. The controls come last: the base a second time must score the same, an
+adapter whose B is zero must change nothing, and one whose B is random noise must do harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from galvan import models
+from galvan.measure.scoring import Score, score
+from galvan.models import Choice, Located
+from galvan.progress import Progress
+from galvan.recipe import Recipe
+from galvan.run import Document
+
+RANDOM_B_SHARE = 0.5  # size of the random update: its Frobenius norm over that of the weight it is added to
+
+
+def score_arms(
+    base: Located,
+    tuned: Located,
+    recipe: Recipe,
+    tokenizer: Any,
+    documents: Mapping[str, Sequence[Document]],
+    context_tokens: int,
+    n_control: int,
+    device: Choice,
+    dtype: Choice,
+    progress: Progress,
+) -> list[Score]:
+    """Rows of arms base and tuned on every split of `documents`, and of the control arms on the first `n_control` test documents."""
+
+    def scored(model: Any, arm: str, split: str, some: Sequence[Document]) -> list[Score]:
+        asked = recipe.evaluation
+        return score(model, tokenizer, some, arm, split, context_tokens, asked.tokens_per_pass, asked.score_eos, progress)
+
+    control = documents["test"][:n_control]
+    model = models.load_base(base, recipe.model, device, dtype)
+    rows = [row for split, some in documents.items() for row in scored(model, "base", split, some)]
+    rows += scored(model, "base_again", "test", control)
+    if (tuned.path / "adapter_config.json").is_file():
+        wrapped = models.load_adapter(model, tuned)
+        rows += [row for split, some in documents.items() for row in scored(wrapped, "tuned", split, some)]
+        if hasattr(wrapped.base_model, "unload"):
+            control_model = _control_adapter(wrapped.unload(), recipe, base.name)
+            rows += scored(control_model, "zero_adapter", "test", control)
+            randomize(control_model, recipe.seed)
+            rows += scored(control_model, "random_b", "test", control)
+    else:
+        del model
+        other = models.load_base(tuned, recipe.model, device, dtype)
+        rows += [row for split, some in documents.items() for row in scored(other, "tuned", split, some)]
+    return rows
+
+
+def _control_adapter(model: Any, recipe: Recipe, base_name: str) -> Any:
+    return models.add_lora(model, recipe.training.lora.model_copy(update={"targets": "all-linear", "dropout": 0.0}), base_name, None, recipe.seed).eval()
+
+
+def randomize(model: Any, seed: int) -> None:
+    """Fill every B with noise so that each update has RANDOM_B_SHARE of the norm of the weight it is added to."""
+    import torch
+    from peft.tuners.lora import LoraLayer
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for layer in model.modules():
+            if not isinstance(layer, LoraLayer) or "default" not in layer.lora_B:
+                continue
+            a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+            b.copy_(torch.randn(b.shape, generator=generator))
+            update = layer.scaling["default"] * (b.double() @ a.double()).norm()
+            b.mul_(float(RANDOM_B_SHARE * _weight_norm(layer) / update))
+
+
+def _weight_norm(layer: Any) -> float:
+    from peft.utils.integrations import dequantize_module_weight
+
+    return float(dequantize_module_weight(layer.get_base_layer()).float().norm())

@@ -1,0 +1,136 @@
+"""Per-token log-likelihoods of whole documents: every document, every token once, in the order of the file.
+
+Padding never enters a figure, long documents go through half-overlapping windows (METHODS S3.5), the first token follows one
+rule for base and tuned (S3.1), and the end-of-text token is kept apart (S3.2).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import nn
+
+from galvan.data.tokens import Ids, adds_bos, encode_texts
+from galvan.errors import DataError
+from galvan.likelihood import supports_chunks, token_nll
+from galvan.progress import Progress, Silent
+from galvan.run import Document, atomic
+from galvan.statistics.windows import rolling_windows
+from galvan.text import shown
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Score:
+    """One document under one arm. `nll_nats` is the float64 sum of `token_nll_nats` (float32, one a scored token).
+
+    `n_bytes` are the UTF-8 bytes of the scored text: without those of a first token that is context only.
+    """
+
+    arm: str
+    document: str
+    source: str
+    position: int
+    split: str
+    n_tokens: int
+    n_bytes: int
+    nll_nats: float
+    token_nll_nats: list[float]
+    eos_nll_nats: float | None = None
+
+
+SCHEMA = pa.schema(
+    [
+        ("arm", pa.string()), ("document", pa.string()), ("source", pa.string()), ("position", pa.int64()), ("split", pa.string()),
+        ("n_tokens", pa.int64()), ("n_bytes", pa.int64()), ("nll_nats", pa.float64()),
+        ("token_nll_nats", pa.list_(pa.float32())), ("eos_nll_nats", pa.float64()),
+    ]
+)  # fmt: skip
+
+
+def score(
+    model: nn.Module,
+    tokenizer: Any,
+    documents: Sequence[Document],
+    arm: str,
+    split: str,
+    context_tokens: int,
+    tokens_per_pass: int = 2048,
+    score_eos: bool = False,
+    progress: Progress | None = None,
+) -> list[Score]:
+    """Score `documents` under `model`, in evaluation mode, whatever its mode was; the mode is restored.
+
+    `context_tokens`: the most tokens that the model sees at once, BOS included. A document with no token to score (empty, or one
+    token where the first is context) is a DataError: leaving it out would change the comparison.
+    """
+    progress = progress or Silent()
+    bos = [tokenizer.bos_token_id] if adds_bos(tokenizer) else []
+    eos = [tokenizer.eos_token_id] if score_eos and tokenizer.eos_token_id is not None else []
+    encoded = encode_texts(tokenizer, [d.text for d in documents])
+    sequences = [np.concatenate([np.array(bos, np.int64), ids, np.array(eos, np.int64)]) for ids in encoded]
+    for document, sequence in zip(documents, sequences, strict=True):
+        if len(sequence) - len(eos) < 2:
+            raise DataError("data/too-short", f"Document {shown(document.id)} has no token that could be scored; remove it from the data.")
+    progress.start(f"Scoring {arm}", sum(map(len, sequences)), "token")
+    nll = _sequence_nll(model, sequences, context_tokens, tokens_per_pass, progress)
+    rows = []
+    for document, ids, values in zip(documents, encoded, nll, strict=True):
+        text_nll = values[: len(values) - len(eos)]
+        context_bytes = 0 if bos else len(tokenizer.decode(ids[:1].tolist()).encode("utf-8"))
+        rows.append(
+            Score(
+                arm, document.id, document.source, document.position, split, len(text_nll), document.n_bytes - context_bytes,
+                float(text_nll.astype(np.float64).sum()), text_nll.tolist(), float(values[-1]) if eos else None,
+            )
+        )  # fmt: skip
+    return rows
+
+
+def _sequence_nll(model: nn.Module, sequences: Sequence[Ids], context: int, budget: int, progress: Progress) -> list[np.ndarray]:
+    """NLL of tokens 1.. of each sequence, float32. Windows of like length share a pass; results go back to their place."""
+    out = [np.full(len(s) - 1, np.nan, dtype=np.float32) for s in sequences]
+    jobs = [(i, w) for i, s in enumerate(sequences) for w in rolling_windows(len(s) - 1, context - 1)]
+    jobs.sort(key=lambda job: job[1].end - job[1].start, reverse=True)
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    chunked = supports_chunks(model)
+    begin = 0
+    try:
+        while begin < len(jobs):
+            width = jobs[begin][1].end - jobs[begin][1].start
+            part = jobs[begin : begin + max(1, budget // width)]
+            ids = np.zeros((len(part), width), dtype=np.int64)
+            for row, (i, window) in enumerate(part):
+                ids[row, : window.end - window.start] = sequences[i][window.start : window.end]
+            values = token_nll(model, torch.from_numpy(ids).to(device), chunked).cpu().numpy()
+            scored = 0
+            for row, (i, window) in enumerate(part):
+                out[i][window.first_scored - 1 : window.end - 1] = values[row, window.first_scored - 1 - window.start : window.end - 1 - window.start]
+                scored += window.end - window.first_scored
+            progress.advance(scored)
+            begin += len(part)
+    finally:
+        model.train(was_training)
+    return out
+
+
+def not_reproduced(tokenizer: Any, documents: Iterable[Document]) -> list[str]:
+    """Ids of documents whose text the tokenizer does not give back: for them bits per byte count other bytes than were scored."""
+    documents = list(documents)
+    decoded = [tokenizer.decode(ids.tolist(), clean_up_tokenization_spaces=False) for ids in encode_texts(tokenizer, [d.text for d in documents])]
+    return [d.id for d, text in zip(documents, decoded, strict=True) if text != d.text]
+
+
+def write_scores(path: Path, rows: Sequence[Score]) -> None:
+    """`scores.parquet`, atomically."""
+    table = pa.Table.from_pylist([dataclasses.asdict(row) for row in rows], schema=SCHEMA)
+    with atomic(path) as stream:
+        pq.write_table(table, stream, compression="zstd")

@@ -1,0 +1,331 @@
+"""The recipe: everything a run depends on. Each option is declared once, here, with the sentence that documents it.
+
+The command line's `--set a.b=c` writes into the same tree before it is checked; unknown keys are refused with the nearest
+known one. `resolved` prints the whole recipe with every default, and that is what the run directory keeps.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+from galvan.errors import RecipeError
+from galvan.text import shown
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """One block of the recipe: strict types, no unknown keys, immutable."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Split(Section):
+    """Which documents train, which choose, which judge."""
+
+    by: Literal["block", "group", "random"] = Field(
+        "block",
+        description="block: runs of neighbouring documents, spread over each source, so that held-out text is not the "
+        "sentence next door; group: whole values of `group`; random: single documents.",
+    )
+    group: str = Field("source", description="The column whose values are kept together when `by: group`.")
+    validation: Fraction = Field(0.05, description="Share of the documents used for choosing (checkpoints, settings).")
+    test: Fraction = Field(0.10, description="Share of the documents used for the verdict, and for nothing else.")
+    blocks: Positive = Field(8, description="How many runs of neighbouring documents each held-out part is made of.")
+
+    @model_validator(mode="after")
+    def _leaves_something_to_train(self) -> Split:
+        if self.validation + self.test >= 1.0:
+            raise ValueError(f"validation {self.validation} and test {self.test} leave nothing to train on")
+        return self
+
+
+class Data(Section):
+    """The text to learn from."""
+
+    source: str = Field(
+        "galvan/letters",
+        description="A csv, tsv, jsonl, json, parquet or txt file, a folder of txt files, `gutenberg:84`, or the bundled "
+        "`galvan/letters`.",
+    )
+    column: str = Field("text", description="The column (or key) that holds the text.")
+    document_tokens: Annotated[int, Field(ge=16)] = Field(
+        512, description="Longer texts are cut at sentence ends into documents of at most this many tokens."
+    )
+    minimum_words: Annotated[int, Field(ge=0)] = Field(3, description="Shorter documents are left out, and counted in audit.json.")
+    maximum_documents: Positive | None = Field(None, description="Use only the first so many documents; null means all.")
+    strip_gutenberg: bool = Field(True, description="Remove Project Gutenberg's header and footer where its markers are found.")
+    split: Split = Field(default_factory=Split, description="How documents are divided.")
+
+
+class Model(Section):
+    """The base model."""
+
+    base: str = Field(
+        "galvan/spark", description="A local folder, a Hub id with optional `@revision`, or the bundled `galvan/spark`."
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Number format of the weights; auto takes float32 on a CPU and bfloat16 on a GPU that has it."
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where the model runs; auto takes a GPU if there is one.")
+    quantization: Literal["none", "nf4"] = Field(
+        "none", description="nf4 loads the base in 4 bits with bitsandbytes (QLoRA); both arms then use the same quantised base."
+    )
+
+
+class Lora(Section):
+    """The adapter."""
+
+    rank: Positive = Field(8, description="Rank r of the update B A.")
+    alpha: Annotated[float, Field(gt=0)] = Field(16.0, description="The update is scaled by alpha / rank.")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Dropout on the adapter's input while training.")
+    targets: list[str] | Literal["all-linear"] = Field(
+        "all-linear", description="Names of the linear layers that are adapted, or `all-linear` for all but the head."
+    )
+
+
+class Training(Section):
+    """How the weights are changed."""
+
+    method: Literal["lora", "full"] = Field("lora", description="lora trains an adapter, full trains every weight.")
+    lora: Lora = Field(default_factory=Lora, description="The adapter, where `method: lora`.")
+    epochs: Annotated[float, Field(gt=0)] = Field(3.0, description="How often the training documents are gone through.")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(3e-4, description="Peak learning rate.")
+    batch_size: Positive = Field(16, description="Documents that share one forward pass at most; memory, not mathematics.")
+    accumulation: Positive = Field(
+        1, description="Passes per step: batch_size x accumulation documents make one step, weighted by their tokens."
+    )
+    document_tokens: Positive | None = Field(
+        None, description="Documents are truncated to this many tokens in training; null means data.document_tokens plus BOS and EOS."
+    )
+    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="How the learning rate falls after warm-up.")
+    warmup_ratio: Fraction = Field(0.05, description="Share of the steps in which the learning rate rises to its peak.")
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw",
+        description="adamw, or muon: orthogonalised momentum for the inner weight matrices and AdamW for the rest (full training only).",
+    )
+    betas: tuple[float, float] = Field((0.9, 0.999), description="Decay of AdamW's first and second moment.")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="Decoupled weight decay.")
+    max_gradient_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="Gradients are scaled down to this norm.")
+    learn_eos: bool = Field(True, description="Append and train the end-of-text token, so that the model learns where texts end.")
+    evaluations: Annotated[int, Field(ge=1)] = Field(
+        6, description="How often validation and probe documents are scored after step 0, the last step included."
+    )
+    probe_documents: Positive = Field(50, description="How many training documents are scored at each evaluation.")
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = Field(
+        60.0, description="Seconds between checkpoints from which a killed run goes on."
+    )
+
+    @model_validator(mode="after")
+    def _muon_is_for_full_training(self) -> Training:
+        if self.optimizer == "muon" and self.method != "full":
+            raise ValueError("optimizer muon is for method full; an adapter's factors are trained with adamw")
+        return self
+
+
+class Evaluation(Section):
+    """How base and tuned are compared."""
+
+    margin_nats: Annotated[float, Field(gt=0)] = Field(
+        0.01, description="Gains smaller than this many nats a token are called too small to matter (0.01 is about 1 % of perplexity)."
+    )
+    context_tokens: Positive | None = Field(
+        None, description="Longer documents are scored in half-overlapping windows of this size; null means the training length."
+    )
+    tokens_per_pass: Annotated[int, Field(ge=16)] = Field(2048, description="Tokens scored in one forward pass; memory, not mathematics.")
+    score_eos: bool = Field(False, description="Also report the end-of-text token, apart from the text.")
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="Names the run's folder: letters, digits, . _ -")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(42, description="Every random choice follows from it.")
+    data: Data = Field(default_factory=Data, description="The text.")
+    model: Model = Field(default_factory=Model, description="The base model.")
+    training: Training = Field(default_factory=Training, description="The fine-tune.")
+    evaluation: Evaluation = Field(default_factory=Evaluation, description="The comparison.")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 floats (`1e-4` is a number, PyYAML reads a string) and no duplicate keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key `{key.value}` is given twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {k: [p for p in v if p[0] != "tag:yaml.org,2002:float"] for k, v in _Loader.yaml_implicit_resolvers.items()}
+_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"),
+    list("-+0123456789."),
+)
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise RecipeError("recipe/yaml", f"{where}{line}: not readable as YAML: {shown(problem, 200)}.") from None
+    except (ValueError, RecursionError) as error:
+        raise RecipeError("recipe/yaml", f"{where}: not readable as YAML: {shown(str(error), 200)}.") from None
+
+
+def _line_of(text: str, path: Sequence[Any]) -> int | None:
+    """The line (from 1) on which the key at `path` stands, found in YAML's own parse tree."""
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return None
+    line = None
+    for part in path:
+        if not isinstance(node, yaml.MappingNode):
+            break
+        for key, value in node.value:
+            if key.value == part:
+                line, node = key.start_mark.line + 1, value
+                break
+        else:
+            break
+    return line
+
+
+def options(section: type[Section] = Recipe, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every leaf option with its dotted name, in order of declaration; the docs page and `galvan init` are made from it."""
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            yield from options(kind, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field
+
+
+def _explain(error: ValidationError, text: str, where: str) -> RecipeError:
+    first = error.errors(include_url=False)[0]
+    path = [str(part) for part in first["loc"] if isinstance(part, str)]
+    known = [name for name, _ in options()]
+    sections = {name.rsplit(".", 1)[0] for name in known if "." in name}
+    while path and first["type"] != "extra_forbidden" and ".".join(path) not in known and ".".join(path) not in sections:
+        path.pop()  # pydantic appends the union branch to the path
+    dotted = ".".join(path)
+    line = _line_of(text, path)
+    place = f"{where} line {line}" if line else where
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(dotted, known, 1, 0.5)
+        if not near:
+            last = {name.rsplit(".", 1)[-1]: name for name in known}
+            near = [last[name] for name in difflib.get_close_matches(path[-1], list(last), 1, 0.6)]
+        hint = f"did you mean `{near[0]}`?" if near else "see `galvan init` for all options."
+        return RecipeError("recipe/unknown-key", f"{place}: there is no option `{shown(dotted, 80)}`; {hint}")
+    got = shown(repr(first.get("input")), 80)
+    field = dict(options()).get(dotted)
+    meaning = f" ({field.description})" if field is not None and field.description else ""
+    message = first["msg"].removeprefix("Value error, ")
+    subject = f"`{dotted}`" if dotted else "the recipe"
+    found = "" if first["type"] == "value_error" else f", got {got}"
+    return RecipeError("recipe/value", f"{place}: {subject}: {message[0].lower()}{message[1:]}{found}.{meaning}")
+
+
+def _merge(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, leaf = dotted.split(".")
+    for parent in parents:
+        below = tree.setdefault(parent, {})
+        if not isinstance(below, dict):
+            raise RecipeError("recipe/set", f"--set {shown(dotted, 80)}: `{parent}` is a value, not a block.")
+        tree = below
+    tree[leaf] = value
+
+
+def _coerce(value: Any) -> Any:
+    """YAML has no tuples and people write 1 for 1.0: lists stay lists, pydantic's strict mode takes ints for floats."""
+    if isinstance(value, Mapping):
+        return {key: _coerce(inner) for key, inner in value.items()}
+    return value
+
+
+def from_text(text: str, where: str = "recipe", settings: Sequence[str] = ()) -> Recipe:
+    """Parse and check a recipe. `settings` are `a.b=c` strings as given to `--set`; they win over the text.
+
+    Raises RecipeError with the line of the offending key.
+    """
+    tree = _parse(text, where)
+    if tree is None:
+        tree = {}
+    if not isinstance(tree, dict):
+        raise RecipeError("recipe/shape", f"{where}: a recipe is a YAML mapping of options, found {type(tree).__name__}.")
+    for setting in settings:
+        dotted, equals, raw = setting.partition("=")
+        if not equals or not dotted.strip():
+            raise RecipeError("recipe/set", f"--set {shown(setting, 80)}: write it as a.b=value.")
+        _merge(tree, dotted.strip(), _parse(raw, f"--set {shown(setting, 80)}"))
+    betas = tree.get("training", {}).get("betas") if isinstance(tree.get("training"), dict) else None
+    if isinstance(betas, list):
+        tree["training"]["betas"] = tuple(float(b) if isinstance(b, int) else b for b in betas)
+    try:
+        return Recipe.model_validate(_coerce(tree))
+    except ValidationError as error:
+        raise _explain(error, text, where) from None
+
+
+def load(path: Path, settings: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file; RecipeError if it is missing or wrong."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RecipeError("recipe/missing", f"There is no recipe {shown(str(path))}; `galvan init` writes one.") from None
+    except IsADirectoryError:
+        raise RecipeError("recipe/missing", f"{shown(str(path))} is a folder; a recipe is a YAML file.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError("recipe/unreadable", f"{shown(str(path))}: cannot be read as UTF-8 text: {error}.") from None
+    return from_text(text, shown(str(path)), settings)
+
+
+def resolved(recipe: Recipe) -> str:
+    """The whole recipe as YAML, every default written out; reading it back gives the same recipe."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def commented() -> str:
+    """A recipe with every option at its default, each under its sentence: what `galvan init` writes."""
+    lines = ["# A galvan recipe. Every option is shown with its default; delete what you do not change.", ""]
+    _comment(Recipe, Recipe(), lines, "")
+    return "\n".join(lines) + "\n"
+
+
+def _comment(section: type[Section], values: Section, lines: list[str], indent: str) -> None:
+    for name, field in section.model_fields.items():
+        value = getattr(values, name)
+        for sentence in _wrap(field.description or "", 100 - len(indent)):
+            lines.append(f"{indent}# {sentence}")
+        if isinstance(value, Section):
+            lines.append(f"{indent}{name}:")
+            _comment(type(value), value, lines, indent + "  ")
+            if not indent:
+                lines.append("")
+        else:
+            plain = list(value) if isinstance(value, tuple) else value
+            text = yaml.safe_dump(plain, default_flow_style=True).removesuffix("\n...\n").strip()
+            lines.append(f"{indent}{name}: {text}")
+
+
+def _wrap(sentence: str, width: int) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(sentence, width)

@@ -1,0 +1,220 @@
+"""The run directory: typed rows, atomic files, fingerprints, and whether a stage is done.
+
+Every file is written to a temporary name in the same folder, synced and renamed: under its final name it is whole. A stage
+ends by writing its marker, `stages/NAME.json`, with the fingerprint of all it depended on and the hash of all it wrote;
+a stage whose marker still matches is not done again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pydantic import BaseModel
+
+from galvan.errors import DataError, RecipeError, ResourceError
+from galvan.text import shown
+
+SCHEMA_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Document:
+    """One text: the unit of every measurement.
+
+    `source` is the book, letter or file that it comes from and `position` its place in there, so that neighbours are known;
+    `group` is the value of the recipe's group column, where that is another than the source.
+    """
+
+    id: str
+    text: str
+    source: str
+    position: int
+    group: str | None = None
+
+    @property
+    def n_bytes(self) -> int:
+        return len(self.text.encode("utf-8"))
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[BinaryIO]:
+    """Open `path` for writing so that it appears whole or not at all; a file that was there stays until the rename.
+
+    Raises ResourceError when the disk is full or the folder cannot be written.
+    """
+    temporary = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        with os.fdopen(descriptor, "wb") as stream:
+            os.fchmod(stream.fileno(), 0o644)
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+        temporary = ""
+        _sync_folder(path.parent)
+    except OSError as error:
+        if isinstance(error, ResourceError):
+            raise
+        raise cannot_write(path, error) from error
+    finally:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def cannot_write(path: Path, error: OSError) -> ResourceError:
+    """The one sentence for a file that could not be written."""
+    if error.errno == errno.ENOSPC:
+        free = shutil.disk_usage(existing_parent(path)).free
+        return ResourceError("disk/full", f"{shown(str(path))}: the disk is full ({free:,} bytes free); free some space and run again.")
+    reason = error.strerror or str(error)
+    return ResourceError("disk/unwritable", f"{shown(str(path))}: cannot be written: {shown(reason)}; choose another folder with --out.")
+
+
+def existing_parent(path: Path) -> Path:
+    """The nearest folder on the way to `path` that exists."""
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    with atomic(path) as stream:
+        stream.write(content)
+
+
+def write_text(path: Path, content: str) -> None:
+    write_bytes(path, content.encode("utf-8"))
+
+
+def to_json(value: Any, indent: int | None = 1) -> str:
+    """JSON that any reader accepts: no NaN, no Infinity (they become null: undefined), dataclasses as mappings."""
+    return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False, indent=indent)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "item") and not isinstance(value, (str, bytes)):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, to_json(value) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The JSON in `path`; DataError with the line if it is damaged, FileNotFoundError if it is missing."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        line = f" line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise DataError("run/damaged", f"{shown(str(path))}{line}: not readable as JSON; delete the file and run again.") from None
+
+
+def write_rows(path: Path, rows: Iterable[Any]) -> None:
+    """One JSON object a line; rows are dataclasses or mappings."""
+    with atomic(path) as stream:
+        for row in rows:
+            stream.write(to_json(row, None).encode("utf-8") + b"\n")
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON Lines file that a run wrote; DataError with the line if one is damaged."""
+    with path.open(encoding="utf-8") as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            if not isinstance(row, dict):
+                raise DataError("run/damaged", f"{shown(str(path))} line {number}: not a JSON object; delete the file and run again.")
+            yield row
+
+
+def read_documents(path: Path) -> list[Document]:
+    """The documents of one split."""
+    rows = []
+    for number, row in enumerate(read_rows(path), 1):
+        try:
+            group = row.get("group")
+            place = (str(row["source"]), int(row["position"]), None if group is None else str(group))
+            rows.append(Document(str(row["id"]), str(row["text"]), *place))
+        except (KeyError, TypeError, ValueError):
+            raise DataError("run/damaged", f"{shown(str(path))} line {number}: not a document of ours; run again.") from None
+    return rows
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def fingerprint(value: Any) -> str:
+    """sha256 of a value's canonical JSON."""
+    return hashlib.sha256(json.dumps(_plain(value), sort_keys=True, ensure_ascii=False).encode("utf-8")).hexdigest()
+
+
+class Stage:
+    """One stage of a run: `done` asks whether it need not be done, `finish` says that it is."""
+
+    def __init__(self, folder: Path, name: str, inputs: Mapping[str, Any]) -> None:
+        self.folder, self.name = folder, name
+        self.fingerprint = fingerprint({"schema": SCHEMA_VERSION, "stage": name, **inputs})
+        self.marker = folder / "stages" / f"{name}.json"
+
+    def done(self) -> bool:
+        """True if the same inputs were finished before and every file written then is still the same."""
+        try:
+            record = json.loads(self.marker.read_text(encoding="utf-8"))
+            return bool(record["fingerprint"] == self.fingerprint) and all(
+                sha256_file(self.folder / name) == digest for name, digest in record["outputs"].items()
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return False
+
+    def begin(self) -> None:
+        """Withdraw an earlier marker: from here on the stage's files are not to be trusted until `finish`."""
+        self.marker.unlink(missing_ok=True)
+
+    def finish(self, outputs: Sequence[str]) -> None:
+        write_json(self.marker, {"fingerprint": self.fingerprint, "outputs": {name: sha256_file(self.folder / name) for name in outputs}})
+
+
+def open_run(folder: Path) -> Path:
+    """An existing run folder; RecipeError if it is not one."""
+    if not (folder / "recipe.yaml").is_file():
+        raise RecipeError("run/missing", f"{shown(str(folder))} is not a run: it holds no recipe.yaml; give the folder that `galvan run` printed.")
+    return folder

@@ -1,0 +1,190 @@
+"""The training loop: one story from the first evaluation to the last.
+
+The loss of a step is the NLL of all its supervised tokens divided by their number, so that neither the split into passes nor
+uneven rows change the gradient. Order is a function of seed and epoch only. Validation and probe documents are scored at step 0
+and along the way, per document, in evaluation mode: running losses are not comparable, these are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from galvan.data.tokens import TokenRow
+from galvan.errors import DataError, ModelError
+from galvan.likelihood import sum_nll, supports_chunks
+from galvan.progress import Progress, Silent
+from galvan.recipe import Training
+from galvan.run import fingerprint, read_rows, write_rows
+from galvan.training.checkpoint import load_checkpoint, save_checkpoint
+from galvan.training.muon import Muon
+from galvan.training.passes import collate, plan_passes
+
+TOKENS_PER_PASS = 2048
+
+RowsOfEpoch = Callable[[int], Sequence[TokenRow]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Trained:
+    """What a training run came to; the trace is in `training.jsonl`, the evaluations per document in `curves.jsonl`."""
+
+    steps: int
+    tokens: int
+    trainable_parameters: int
+    seconds: float
+    resumed_at: int
+
+
+def learning_rate_factor(step: int, total: int, settings: Training) -> float:
+    """The learning rate of step `step` (from 0) as a share of its peak: linear warm-up, then the schedule, never quite 0."""
+    warmup = math.ceil(settings.warmup_ratio * total)
+    if step < warmup:
+        return (step + 1) / warmup
+    left = (total - step) / max(1, total - warmup)
+    if settings.schedule == "constant":
+        return 1.0
+    return left if settings.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
+
+
+def build_optimizers(parameters: Mapping[str, nn.Parameter], settings: Training) -> list[torch.optim.Optimizer]:
+    """AdamW for everything, or Muon for the inner matrices and AdamW for embeddings, head and vectors."""
+    inner = [p for name, p in parameters.items() if p.ndim == 2 and "embed" not in name and "lm_head" not in name]
+    if settings.optimizer == "adamw":
+        inner = []
+    taken = {id(p) for p in inner}
+    rest = [p for p in parameters.values() if id(p) not in taken]
+    adamw = torch.optim.AdamW(
+        rest, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay, fused=rest[0].device.type != "mps"
+    )
+    return [adamw] + ([Muon(inner, lr=settings.learning_rate, weight_decay=settings.weight_decay)] if inner else [])
+
+
+@torch.no_grad()
+def evaluate_rows(model: nn.Module, rows: Sequence[TokenRow], chunked: bool) -> list[dict[str, Any]]:
+    """NLL sum in nats of every row on its own, in evaluation mode; {"document", "n_tokens", "nll_nats"} in the order of `rows`."""
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    result = []
+    for row in rows:
+        ids, labels = collate([row], device)
+        result.append({"document": row.id, "n_tokens": row.n_supervised, "nll_nats": float(sum_nll(model, ids, labels, chunked))})
+    model.train(was_training)
+    return result
+
+
+def steps_per_epoch(n_rows: int, settings: Training) -> int:
+    return math.ceil(n_rows / (settings.batch_size * settings.accumulation))
+
+
+def total_steps(n_rows: int, settings: Training) -> int:
+    """Optimizer steps of the run; the last batch of an epoch may be smaller, none is dropped."""
+    return max(1, math.ceil(settings.epochs * steps_per_epoch(n_rows, settings)))
+
+
+def train(
+    model: nn.Module,
+    rows: Sequence[TokenRow] | RowsOfEpoch,
+    settings: Training,
+    seed: int,
+    folder: Path,
+    validation: Sequence[TokenRow] = (),
+    probe: Sequence[TokenRow] = (),
+    identity: str = "",
+    progress: Progress | None = None,
+) -> Trained:
+    """Train `model` in place and write `training.jsonl`, `curves.jsonl` and checkpoints into `folder`.
+
+    `rows` are the same every epoch, or a function from the epoch (from 0) to its rows, each epoch of the same length as the first or
+    near it. `identity` names everything else that the weights depend on; a checkpoint of another identity is not taken.
+    Raises DataError if nothing is supervised, ModelError if no parameter would train or the loss is no longer finite.
+    """
+    progress = progress or Silent()
+    rows_of_epoch: RowsOfEpoch = rows if callable(rows) else lambda epoch: rows
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not parameters:
+        raise ModelError("training/nothing-trains", "No parameter of the model requires a gradient, so nothing would be learned; check training.method and training.lora.targets.")
+    first_epoch = rows_of_epoch(0)
+    if not sum(row.n_supervised for row in first_epoch):
+        raise DataError("training/no-targets", f"None of the {len(first_epoch)} training rows has a token to learn; look at them with `galvan prepare`.")
+    device = next(iter(parameters.values())).device
+    torch.manual_seed(seed)
+    optimizers = build_optimizers(parameters, settings)
+    chunked = supports_chunks(model)
+    per_epoch, steps = steps_per_epoch(len(first_epoch), settings), total_steps(len(first_epoch), settings)
+    evaluate_after = {round(steps * k / settings.evaluations) for k in range(1, settings.evaluations + 1)}
+
+    mark = fingerprint({"identity": identity, "settings": settings.model_dump(), "seed": seed, "steps": steps, "torch": torch.__version__})
+    checkpoint = folder / "checkpoint.safetensors"
+    position = load_checkpoint(checkpoint, parameters, optimizers, mark) or {"step": 0, "tokens": 0, "seconds": 0.0}
+    start, tokens = int(position["step"]), int(position["tokens"])
+    trace = list(read_rows(folder / "training.jsonl"))[:start] if start else []
+    curves = [row for row in read_rows(folder / "curves.jsonl") if row["step"] <= start] if start else []
+    if start:
+        progress.say(f"Training goes on at step {start} of {steps}, from the checkpoint.")
+
+    def evaluate(step: int) -> None:
+        for name, some in (("validation", validation), ("probe", probe)):
+            curves.extend({"step": step, "set": name, **row} for row in evaluate_rows(model, some, chunked))
+
+    def save(step: int) -> None:
+        write_rows(folder / "training.jsonl", trace)
+        write_rows(folder / "curves.jsonl", curves)
+        save_checkpoint(checkpoint, parameters, optimizers, {"step": step, "tokens": tokens, "seconds": seconds}, mark)
+
+    started, seconds = time.monotonic() - float(position["seconds"]), float(position["seconds"])
+    saved = time.monotonic()
+    model.train()
+    if not start:
+        evaluate(0)
+    progress.start("Training", steps, "step")
+    progress.advance(start)
+    epoch_rows, order, epoch_now = first_epoch, np.empty(0, dtype=np.int64), -1
+    for step in range(start, steps):
+        epoch, within = divmod(step, per_epoch)
+        if epoch != epoch_now:
+            epoch_rows, epoch_now = rows_of_epoch(epoch), epoch
+            order = np.random.default_rng([seed, epoch]).permutation(len(epoch_rows))
+        size = settings.batch_size * settings.accumulation
+        batch = [epoch_rows[i] for i in order[within * size : (within + 1) * size]]
+        supervised = sum(row.n_supervised for row in batch)
+        if not supervised:  # an epoch of fewer rows than the first can leave its last steps empty
+            continue
+        factor = learning_rate_factor(step, steps, settings)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * factor
+        loss = 0.0
+        for part in plan_passes(batch, settings.batch_size, TOKENS_PER_PASS):
+            ids, labels = collate(part, device)
+            nll = sum_nll(model, ids, labels, chunked) / supervised
+            nll.backward()  # type: ignore[no-untyped-call]
+            loss += float(nll.detach())
+        norm = float(nn.utils.clip_grad_norm_(list(parameters.values()), settings.max_gradient_norm))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            write_rows(folder / "training.jsonl", [*trace, {"step": step + 1, "tokens": tokens, "learning_rate": settings.learning_rate * factor, "loss_nats": loss, "gradient_norm": norm, "seconds": seconds}])
+            what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient norm is {norm}"
+            raise ModelError("training/non-finite", f"At step {step + 1} of {steps} the {what}; lower training.learning_rate (now {settings.learning_rate}) or use float32.")
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        tokens += supervised
+        seconds = time.monotonic() - started
+        trace.append({"step": step + 1, "tokens": tokens, "learning_rate": settings.learning_rate * factor, "loss_nats": loss, "gradient_norm": norm, "seconds": round(seconds, 3)})
+        progress.advance(1, f"loss {loss:.3f}, {tokens / max(seconds, 1e-9):,.0f} tokens/s")
+        if step + 1 in evaluate_after:
+            evaluate(step + 1)
+        if step + 1 == steps or time.monotonic() - saved >= settings.checkpoint_seconds:
+            save(step + 1)
+            saved = time.monotonic()
+    model.eval()
+    return Trained(steps, tokens, sum(p.numel() for p in parameters.values()), seconds, start)
