@@ -51,15 +51,22 @@ def plain() -> list[dict[str, str]]:
     return rows
 
 
-def main() -> None:
+def built() -> dict[str, str]:
+    """The bundled files by name."""
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["text", "source", "position"])
     writer.writerows(letters())
+    return {
+        "letters.csv": table.getvalue(),
+        "plain.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in plain()),
+    }
+
+
+def main() -> None:
     ASSETS.mkdir(parents=True, exist_ok=True)
-    (ASSETS / "letters.csv").write_text(table.getvalue(), encoding="utf-8", newline="")
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in plain())
-    (ASSETS / "plain.jsonl").write_text(lines, encoding="utf-8", newline="")
+    for name, content in built().items():
+        (ASSETS / name).write_text(content, encoding="utf-8", newline="")
     print(f"letters.csv: {len(letters())} snippets; plain.jsonl: {len(plain())} documents")
 
 

@@ -1,0 +1,34 @@
+"""Galvan fine-tunes a causal language model on a small body of text, and proves whether it worked.
+
+    import galvan
+    galvan.run("recipe.yaml")                       # the whole story of a recipe
+    galvan.evaluate(base, adapter, "held-out.csv")  # everything after training, for an adapter made anywhere
+    galvan.check(base, adapter)                     # is the adapter whole, in the model, and doing something?
+    galvan.audit(base=model, tuned=model2, tokenizer=tokenizer, texts=[...])  # the same on live objects, in a notebook
+    galvan.paired_gain(base_nll, tuned_nll, n_tokens)                         # the statistics alone
+
+Importing galvan imports neither torch nor transformers; each function brings what it needs.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from galvan.audit import audit
+    from galvan.pipeline import check, evaluate, run
+    from galvan.statistics import paired_gain
+
+__version__ = "0.1.0"
+__all__ = ["audit", "check", "evaluate", "paired_gain", "run"]
+
+_WHERE = {
+    "audit": "galvan.audit", "check": "galvan.pipeline", "evaluate": "galvan.pipeline", "run": "galvan.pipeline", "paired_gain": "galvan.statistics",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'galvan' has no attribute {name!r}")
+    return getattr(import_module(_WHERE[name]), name)

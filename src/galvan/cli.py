@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from galvan import errors
 from galvan.errors import GalvanError
+from galvan.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,9 +52,9 @@ def init(directory: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where 
 
     path = directory / "recipe.yaml"
     if path.exists():
-        raise errors.RecipeError("recipe/exists", f"{path} is there already; remove it or choose another folder.")
+        raise errors.RecipeError("recipe/exists", f"{shown(str(path))} is there already; remove it or choose another folder.")
     write_text(path, recipe.commented())
-    print(path)
+    print(shown(str(path)))
 
 
 @app.command()
@@ -90,9 +93,9 @@ def check(
     offline: Offline = False,
 ) -> None:  # fmt: skip
     """Is the adapter whole, in the model, and doing something? No data needed. Example: galvan check galvan/spark runs/a/adapter"""
-    from galvan.measure.integrity import check_command
+    from galvan import pipeline
 
-    result = check_command(base, adapter, load=not files_only, offline=offline)
+    result = pipeline.check(base, adapter, load=not files_only, offline=offline)
     print(result.to_json() if json else result.to_text())
     raise typer.Exit(errors.EXIT_MODEL if result.alive is False else errors.EXIT_DONE)
 
@@ -100,8 +103,9 @@ def check(
 @app.command()
 def score(
     base: Base,
+    data: DataFile,
     adapters: Annotated[list[str] | None, typer.Argument(metavar="[ADAPTER]...", help="Adapters or tuned models, each scored beside the base.")] = None,
-    data: DataFile = ..., column: Column = "text", settings: Set = None, out: Out = None, json: Json = False, quiet: Quiet = False, offline: Offline = False,
+    column: Column = "text", settings: Set = None, out: Out = None, json: Json = False, quiet: Quiet = False, offline: Offline = False,
 ) -> None:  # fmt: skip
     """Likelihoods only: scores.parquet, and the paired gain of each adapter. Example: galvan score galvan/spark runs/a/adapter --data held-out.csv"""
     from galvan import pipeline
@@ -109,6 +113,7 @@ def score(
     with _watched(quiet or json) as progress:
         scored = pipeline.score(base, adapters or [], data, column=column, out=out, settings=settings or (), progress=progress, offline=offline)
     print(scored.to_json() if json else scored.to_text())
+    raise typer.Exit(errors.EXIT_MODEL if scored.refused else errors.EXIT_DONE)
 
 
 @app.command()
@@ -148,9 +153,18 @@ def explain(
     json: Json = False,
 ) -> None:
     """What a cause is, how it is proved, how it is mended. Example: galvan explain A01"""
-    from galvan.diagnosis import explain as explained
+    from galvan.diagnosis import causes
+    from galvan.diagnosis import explain as find
+    from galvan.run import to_json
 
-    print(explained(None if every else code, as_json=json))
+    if code is None and not every:
+        raise errors.RecipeError("usage", "galvan explain needs a cause such as A01, or --all.")
+    chosen = causes() if code is None else [find(code)]
+    if json:
+        print(to_json([{**dataclasses.asdict(c), "family": c.family} for c in chosen] if code is None else {**dataclasses.asdict(chosen[0]), "family": chosen[0].family}))
+        return
+    for c in chosen:
+        print(f"{c.code} {c.title} ({c.family})\n  seen as: {c.symptom}\n  proof:   {c.proof}\n  mend:    {c.remedy}\n  settle:  {c.settle}\n  sources: {', '.join(c.sources)}\n")
 
 
 @app.command()
@@ -166,7 +180,7 @@ def _stages(recipe_file: Path, settings: list[str] | None, out: Path | None, qui
     from galvan.run import read_json, to_json
 
     asked = recipe.load(recipe_file, settings or ())
-    from galvan.pipeline import Story
+    from galvan.story import Story
 
     with _watched(quiet) as progress:
         story = Story.begin(asked, out or Path("runs") / asked.name, progress, offline)
@@ -179,14 +193,23 @@ def _stages(recipe_file: Path, settings: list[str] | None, out: Path | None, qui
         result = {"run": str(story.folder), "audit": read_json(story.folder / "audit.json")}
         if train:
             result["training"] = read_json(story.folder / "training.json")
-        if as_json:
-            print(to_json(result))
-        else:
-            from galvan.report.terminal import show_stage
-
-            show_stage(result)
+        print(to_json(result) if as_json else _stage_summary(result))
 
     return show
+
+
+def _stage_summary(result: dict[str, Any]) -> str:
+    from galvan.text import shown
+
+    audit = result["audit"]
+    lines = [f"{audit['documents']:,} documents, {audit['words']['total']:,} words, {audit['tokens']['total']:,} tokens from {audit['sources']:,} sources."]
+    lines += [f"  {name}: {part['documents']:,} documents, {part['tokens']['total']:,} tokens" for name, part in audit["splits"].items() if part["documents"]]
+    lines += [f"  left out, {reason}: {removed['count']:,}" for reason, removed in audit["removed"].items()]
+    lines += [f"warning[{warning['code']}]: {warning['message']}" for warning in audit["warnings"]]
+    if "training" in result:
+        t = result["training"]
+        lines.append(f"Trained {t['trainable_parameters']:,} of {t['total_parameters']:,} parameters for {t['steps']:,} steps, {t['tokens']:,} tokens.")
+    return "\n".join([*map(shown, lines), f"In {shown(result['run'])}"])
 
 
 def _watched(quiet: bool) -> Any:
@@ -206,30 +229,40 @@ def _finish(judged: Judged, json: bool, quiet: bool, fail_on: str | None) -> Non
 def main() -> None:
     """The entry point: a GalvanError is one sentence and its exit code, anything else is a bug of ours."""
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)  # without standalone mode typer returns the code of a typer.Exit, Ctrl-C's 130 too
+        sys.stdout.flush()
     except GalvanError as error:
         _fail(f"error[{error.code}]: {error}", error.exit_code)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
-    except typer.Abort:
-        _fail("Interrupted; the same command goes on where it was.", errors.EXIT_INTERRUPTED)
-    except KeyboardInterrupt:
-        _fail("Interrupted; the same command goes on where it was.", errors.EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        sys.stderr.close()
+    except (typer.Abort, KeyboardInterrupt):
+        code = errors.EXIT_INTERRUPTED
+    except (BrokenPipeError, SystemExit):  # typer's own answer to a closed pipe is SystemExit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(errors.EXIT_DONE)
     except MemoryError:
-        _fail("error[memory/full]: This machine's memory is not enough; use a smaller model or fewer evaluation.tokens_per_pass.", errors.EXIT_RESOURCES)
+        _out_of_memory()
     except Exception as error:
         usage = getattr(error, "format_message", None)
         if usage is not None and hasattr(error, "exit_code"):
-            _fail(f"error[usage]: {usage()} See galvan --help.", errors.EXIT_USAGE)
-        traceback.print_exc()
+            if not sys.argv[1:]:
+                print(usage())
+                sys.exit(errors.EXIT_USAGE)
+            _fail(f"error[usage]: {usage().rstrip('.')}. See galvan --help.", errors.EXIT_USAGE)
+        if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
+            _out_of_memory()
+        print(shown(traceback.format_exc()), file=sys.stderr, end="")
         _fail("This is a bug in galvan, not a mistake of yours: please report it with the lines above.", errors.EXIT_BUG)
+    if code == errors.EXIT_INTERRUPTED:
+        _fail("Interrupted; the same command goes on where it was.", code)
+    sys.exit(code)
 
 
-def _fail(sentence: str, code: int) -> None:
-    print(sentence, file=sys.stderr)
+def _out_of_memory() -> NoReturn:
+    _fail("error[memory/full]: This machine's memory is not enough; use a smaller model or fewer evaluation.tokens_per_pass.", errors.EXIT_RESOURCES)
+
+
+def _fail(sentence: str, code: int) -> NoReturn:
+    """One line: a name that holds a line break must not begin a second one."""
+    print(shown(sentence).replace("\n", "\\n"), file=sys.stderr)
     sys.exit(code)
 
 

@@ -54,7 +54,7 @@ class _ChunkedNLL(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         hidden_grad = None if ctx.hidden_grad is None else ctx.hidden_grad.mul_(grad)
         weight_grad = None if ctx.weight_grad is None else ctx.weight_grad.mul_(grad).to(ctx.weight_dtype)
         return hidden_grad, weight_grad, None
@@ -62,7 +62,8 @@ class _ChunkedNLL(torch.autograd.Function):
 
 def causal_lm(model: nn.Module) -> PreTrainedModel:
     """The transformers model inside a PEFT wrapper, or the model itself."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    get_base_model: Any = getattr(model, "get_base_model", None)
+    inner = model if get_base_model is None else get_base_model()
     assert isinstance(inner, PreTrainedModel)
     return inner
 
@@ -83,7 +84,10 @@ def sum_nll(model: nn.Module, input_ids: Tensor, labels: Tensor, chunked: bool) 
     wanted = targets != IGNORE
     if chunked:
         hidden = _hidden(model, input_ids)[:, :-1][wanted]
-        return _ChunkedNLL.apply(hidden, causal_lm(model).get_output_embeddings().weight, targets[wanted])  # type: ignore
+        weight = causal_lm(model).get_output_embeddings().weight
+        if not torch.is_grad_enabled():
+            weight = weight.detach()  # autograd asks for its gradient otherwise, and the forward pass would form it
+        return _ChunkedNLL.apply(hidden, weight, targets[wanted])  # type: ignore
     logits = model(input_ids=input_ids, use_cache=False).logits[:, :-1][wanted].float()
     return F.cross_entropy(logits, targets[wanted], reduction="sum")
 
@@ -105,6 +109,22 @@ def token_nll(model: nn.Module, input_ids: Tensor, chunked: bool) -> Tensor:
     return nll.view(input_ids.shape[0], -1)
 
 
+def _head_is_last(model: nn.Module, head: nn.Module, input_ids: Tensor) -> bool:
+    """True if the logits are what the head gives, and no more. Soft-capping hardly moves small logits, so the head gives large ones."""
+    given: list[Tensor] = []
+
+    def large(module: nn.Module, args: Any, logits: Tensor) -> Tensor:
+        given.append(torch.linspace(-1000, 1000, logits.numel()).to(logits).view_as(logits))
+        return given[-1]
+
+    handle = head.register_forward_hook(large)
+    try:
+        logits = model(input_ids=input_ids, use_cache=False).logits
+    finally:
+        handle.remove()
+    return len(given) == 1 and torch.allclose(logits.float(), given[0].float())
+
+
 @torch.no_grad()
 def supports_chunks(model: nn.Module, tolerance: float | None = None) -> bool:
     """True if the chunked path gives this very model's likelihoods, tried on one row of tokens. Mode is restored."""
@@ -118,7 +138,8 @@ def supports_chunks(model: nn.Module, tolerance: float | None = None) -> bool:
     model.eval()
     try:
         ids = torch.arange(17, device=head.weight.device)[None] * 7919 % head.weight.shape[0]
-        return torch.allclose(token_nll(model, ids, True), plain_token_nll(model, ids), atol=tolerance, rtol=1e-3)
+        same = torch.allclose(token_nll(model, ids, True), plain_token_nll(model, ids), atol=tolerance, rtol=1e-3)
+        return same and _head_is_last(model, head, ids)
     except (NotImplementedError, AttributeError, TypeError):
         return False
     finally:

@@ -26,6 +26,7 @@ from galvan.text import shown
 BUNDLED = {"galvan/spark": "spark"}
 _HUB_ID = re.compile(r"^(?:[A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9][\w.-]{0,95}(?:@[\w./-]{1,128})?$")
 _WANTED = ["*.safetensors", "*.safetensors.index.json", "*.json", "tokenizer*", "*.model", "vocab.txt", "merges.txt", "*.jinja"]
+_UNWANTED = ["consolidated*", "original/*", "onnx/*"]  # the same weights once more, in other formats
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -70,6 +71,7 @@ def _from_hub(name: str, what: str, offline: bool) -> Located:
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -79,7 +81,8 @@ def _from_hub(name: str, what: str, offline: bool) -> Located:
     offline = offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
     try:
         folder = snapshot_download(
-            repository, revision=revision or None, allow_patterns=_WANTED, local_files_only=offline, endpoint=os.environ.get("HF_ENDPOINT")
+            repository, revision=revision or None, allow_patterns=_WANTED, ignore_patterns=_UNWANTED, local_files_only=offline,
+            endpoint=os.environ.get("HF_ENDPOINT")
         )
     except GatedRepoError:
         raise ModelError(f"{what}/gated", f"{name} is gated: accept its terms on the Hub and log in with `hf auth login`.") from None
@@ -87,9 +90,13 @@ def _from_hub(name: str, what: str, offline: bool) -> Located:
         raise ModelError(f"{what}/revision", f"{repository} has no revision `{shown(revision, 80)}` on the Hub.") from None
     except RepositoryNotFoundError:
         raise ModelError(f"{what}/missing", f"There is no {what} {name}: no such folder, and no such Hub repository that you may read.") from None
-    except LocalEntryNotFoundError:
-        why = "and --offline was asked for" if offline else "and the Hub could not be reached"
-        raise ModelError(f"{what}/not-cached", f"{name} is neither a folder nor in the Hub's cache, {why}.") from None
+    except LocalEntryNotFoundError as error:
+        absent = f"{name} is neither a folder nor whole in the Hub's cache"
+        if offline:
+            raise ModelError(f"{what}/not-cached", f"{absent}, and --offline was asked for.") from None
+        raise ResourceError("network/hub", f"{absent}, and the Hub could not be reached: {_first_line(error.__cause__ or error)}") from None
+    except HFValidationError as error:
+        raise ModelError(f"{what}/missing", f"There is no {what} {name}: no such folder, and not a Hub id: {_first_line(error)}") from None
     except HfHubHTTPError as error:
         raise ModelError(f"{what}/hub", f"The Hub did not give {name}: {shown(str(error).splitlines()[0], 200)}") from None
     except OSError as error:
@@ -97,7 +104,7 @@ def _from_hub(name: str, what: str, offline: bool) -> Located:
             raise cannot_write(Path(error.filename or "the Hub's cache"), error) from None
         raise ResourceError("network/hub", f"The Hub could not be reached for {name}: {shown(str(error), 200)}") from None
     except Exception as error:  # httpx's own connection errors are not OSErrors
-        if type(error).__module__.partition(".")[0] not in {"httpx", "httpcore", "requests", "urllib3"}:
+        if type(error).__module__.partition(".")[0] not in {"httpx", "httpx2", "httpcore", "requests", "urllib3"}:
             raise
         raise ResourceError("network/hub", f"The Hub could not be reached for {name}: {shown(str(error), 200)}") from None
     commit = Path(folder).name
@@ -164,7 +171,7 @@ def fingerprints(located: Located) -> Fingerprints:
     digest = hashlib.sha256("".join(f"{p.name} {sha256_file(p)}\n" for p in present).encode()).hexdigest() if present else None
     template: str | None = None
     if (located.path / "chat_template.jinja").is_file():
-        template = (located.path / "chat_template.jinja").read_text(encoding="utf-8")
+        template = (located.path / "chat_template.jinja").read_text(encoding="utf-8", errors="backslashreplace")
     elif (located.path / "tokenizer_config.json").is_file():
         template = read_config(located.path / "tokenizer_config.json").get("chat_template")
     return Fingerprints(weights.hexdigest(), digest, hashlib.sha256(str(template).encode()).hexdigest() if template else None)
@@ -321,7 +328,8 @@ def linear_names(model: Any) -> list[str]:
     import torch
 
     head = model.get_output_embeddings()
-    return sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head})
+    linear = [(n, m) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) or type(m).__name__ == "Conv1D"]
+    return sorted({n.rsplit(".", 1)[-1] for n, m in linear if m is not head})
 
 
 def add_lora(model: Any, lora: Lora, base_name: str, revision: str | None, seed: int) -> Any:
@@ -368,6 +376,13 @@ def load_adapter(base: Any, adapter: Located, trainable: bool = False) -> Any:
         example = shown((unexpected or missing)[0], 120)
         raise ModelError("B01", f"{shown(adapter.name)}: {len(missing)} adapter weights missing and {len(unexpected)} unexpected after loading (for example {example}); the names in the file do not fit this base.")
     return model.eval()
+
+
+def load_tuned(base: Located, tuned: Located, settings: Model, device: Choice | None = None, dtype: Choice | None = None) -> Any:
+    """The tuned arm from fresh files: the adapter on a base of its own, or the whole model where `tuned` is one."""
+    if not (tuned.path / "adapter_config.json").is_file():
+        return load_base(tuned, settings, device, dtype)
+    return load_adapter(load_base(base, settings, device, dtype), tuned)
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,50 +1,33 @@
-"""The story of a run: prepare, train, check, score, judge. Each stage leaves files; a stage whose inputs have not changed is reused."""
+"""What galvan does, verb by verb: the whole story of a recipe, or the parts of it that an adapter from elsewhere needs."""
 
 from __future__ import annotations
 
 import dataclasses
-import fcntl
-import platform
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from importlib.metadata import version
-from importlib.resources import as_file, files
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from galvan import recipe as recipes
-from galvan.errors import DataError, RecipeError
-from galvan.progress import Progress, Silent
-from galvan.recipe import Recipe
-from galvan.run import (
-    Document,
-    Stage,
-    cannot_write,
-    fingerprint,
-    read_documents,
-    sha256_file,
-    write_bytes,
-    write_json,
-    write_rows,
-    write_text,
-)
+from galvan.errors import GalvanError
+from galvan.progress import Progress
+from galvan.recipe import Model, Recipe
+from galvan.run import SCHEMA_VERSION, fingerprint, to_json
+from galvan.story import Story
 from galvan.text import shown
 
 if TYPE_CHECKING:
-    from galvan.models import Choice, Fingerprints, Located
+    from galvan.diagnosis import Finding
+    from galvan.measure.facts import Integrity
     from galvan.report import Judged
-
-PROBE_DOCUMENTS = 100  # training documents scored for the train-probe gain (METHODS S1.9)
-CONTROL_DOCUMENTS = 8  # test documents on which the controls run
-CHECK_TEXTS = 3  # test documents on which base, disabled and enabled are compared (METHODS S8.2)
+    from galvan.statistics import Gain
 
 
-def run(recipe: Recipe, out: Path | None = None, progress: Progress | None = None, offline: bool = False) -> Judged:
-    """The whole story of `recipe` in the folder `out` (default `runs/NAME`); resumes what an earlier run left there."""
+def run(recipe: Recipe | Path | str, out: Path | None = None, progress: Progress | None = None, offline: bool = False) -> Judged:
+    """The whole story of a recipe in the folder `out` (default `runs/NAME`); resumes what an earlier run left there."""
     from galvan.report import judge
 
-    story = Story.begin(recipe, out or Path("runs") / recipe.name, progress, offline)
+    asked = recipe if isinstance(recipe, Recipe) else recipes.load(Path(recipe))
+    story = Story.begin(asked, out or Path("runs") / asked.name, progress, offline)
     with story.alone():
         story.prepare()
         story.train()
@@ -54,287 +37,156 @@ def run(recipe: Recipe, out: Path | None = None, progress: Progress | None = Non
 
 
 def evaluate(
-    base: str, adapter: str, data: str, *, train_data: str | None = None, column: str = "text", out: Path | None = None,
-    settings: Sequence[str] = (), progress: Progress | None = None, offline: bool = False,
-) -> Judged:  # fmt: skip
+    base: str | Path,
+    adapter: str | Path,
+    data: str | Path,
+    *,
+    train_data: str | Path | None = None,
+    column: str = "text",
+    out: Path | None = None,
+    settings: Sequence[str] = (),
+    progress: Progress | None = None,
+    offline: bool = False,
+) -> Judged:
     """Everything after training, for an adapter (or a fully tuned model) made anywhere, on every document of `data`.
 
     `train_data` is the text that it was trained on, where it is at hand: then the gain there is shown beside the held-out one.
     """
     from galvan.report import judge
 
-    name = "evaluate-" + fingerprint([base, adapter, data])[:8]
-    chosen = [f"name={name}", f"model.base={base}", f"data.source={data}", f"data.column={column}", *settings]
-    story = Story.begin(recipes.from_text("", "galvan evaluate", chosen), out or Path("runs") / name, progress, offline, adapter)
+    name = "evaluate-" + fingerprint([str(base), str(adapter), str(data)])[:8]
+    asked = _foreign(name, str(base), str(data), column, settings)
+    story = Story.begin(asked, out or Path("runs") / name, progress, offline, str(adapter))
     with story.alone():
-        story.take_documents(train_data)
+        story.take_documents(None if train_data is None else str(train_data))
         story.check()
         story.score()
         return judge(story.folder)
 
 
-@dataclasses.dataclass
-class Story:
-    """One run in progress. `tuned` is the adapter or model from elsewhere, or None where this run trains its own."""
-
-    recipe: Recipe
-    folder: Path
-    base: Located
-    prints: Fingerprints
-    device: Choice
-    dtype: Choice
-    progress: Progress
-    offline: bool
-    tuned: Located | None = None
-    _tokenizer: Any = None
-
-    @classmethod
-    def begin(cls, recipe: Recipe, folder: Path, progress: Progress | None, offline: bool, tuned: str | None = None) -> Story:
-        """Find the models, say what was chosen and why, and write the resolved recipe into the run."""
-        from galvan import models
-
-        progress = progress or Silent()
-        base = models.locate(recipe.model.base, offline=offline)
-        adapter = None if tuned is None else models.locate(tuned, "adapter", offline)
-        device = models.choose_device(recipe.model.device)
-        dtype = models.choose_dtype(recipe.model.dtype, device.value)
-        story = cls(recipe, folder, base, models.fingerprints(base), device, dtype, progress, offline, adapter)
-        story._tokenizer = models.load_tokenizer(base)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cannot_write(folder, error) from None
-        progress.say(f"Base {shown(base.name)} on {device.value} ({device.reason}), {dtype.value} ({dtype.reason}).")
-        return story
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """One process a run folder; a second one is told so instead of mixing its files with the first's."""
-        try:
-            stream = (self.folder / ".lock").open("w")
-        except OSError as error:
-            raise cannot_write(self.folder / ".lock", error) from None
-        with stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise RecipeError("run/busy", f"{shown(str(self.folder))}: another galvan works in this run; wait for it or choose another --out.") from None
-            write_text(self.folder / "recipe.yaml", recipes.resolved(self.recipe))
-            yield
-
-    # ---- stages ----
-
-    def prepare(self) -> None:
-        """data/{train,validation,test}.jsonl and audit.json."""
-        from galvan.data.prepare import prepare, write
-
-        stage = Stage(
-            self.folder, "prepare",
-            {"data": self.recipe.data, "seed": self.recipe.seed, "source": self._source_digest(), "tokenizer": self.prints.tokenizer},
-        )  # fmt: skip
-        if self._reuse(stage):
-            return
-        stage.begin()
-        stage.finish(write(prepare(self.recipe.data, self.recipe.seed, self._offsets, offline=self.offline), self.folder))
-
-    def take_documents(self, train_data: str | None) -> None:
-        """For an adapter from elsewhere: every document of the data judges; nothing trains here."""
-        from galvan.data import clean, cut
-        from galvan.data.read import read
-
-        def documents(source: str) -> list[Document]:
-            log = clean.Log()
-            rows = cut.in_order(clean.clean(read(source, self.recipe.data.column, offline=self.offline), log))
-            pieces = clean.long_enough(cut.cut(rows, self.recipe.data.document_tokens, self._offsets), self.recipe.data.minimum_words, log)
-            return [document for document, _ in cut.to_documents(clean.first(pieces, self.recipe.data.maximum_documents, log))]
-
-        test = documents(self.recipe.data.source)
-        if not test:
-            raise DataError("data/empty", f"{shown(self.recipe.data.source)}: no document is left to judge on after cleaning.")
-        write_rows(self.folder / "data" / "test.jsonl", test)
-        write_rows(self.folder / "data" / "train.jsonl", documents(train_data) if train_data else [])
-        write_rows(self.folder / "data" / "validation.jsonl", [])
-
-    def train(self) -> None:
-        """adapter/ (or model/), training.jsonl, curves.jsonl, training.json."""
-        settings = self.recipe.training
-        target = "adapter" if settings.method == "lora" else "model"
-        stage = Stage(
-            self.folder, "train",
-            {
-                "training": settings.model_dump(exclude={"checkpoint_seconds"}), "model": self.recipe.model, "seed": self.recipe.seed,
-                "base": self.prints, "device": self.device.value, "dtype": self.dtype.value, "versions": _versions(),
-                "data": [sha256_file(self.folder / "data" / f"{n}.jsonl") for n in ("train", "validation")],
-                "document_tokens": self._training_tokens(),
-            },
-        )  # fmt: skip
-        if not self._reuse(stage):
-            stage.begin()
-            names = self._train_now(target, stage.fingerprint)
-            stage.finish(names)
-            shutil.rmtree(self.folder / "work", ignore_errors=True)
-        from galvan.models import Located
-
-        self.tuned = Located(str(self.folder / target), self.folder / target)
-
-    def _train_now(self, target: str, identity: str) -> list[str]:
-        from galvan import models
-        from galvan.data.tokens import training_rows
-        from galvan.training.loop import train
-
-        settings, work = self.recipe.training, self.folder / "work"
-        splits = {name: read_documents(self.folder / "data" / f"{name}.jsonl") for name in ("train", "validation")}
-        encode = {name: training_rows(self._tokenizer, part, self._training_tokens(), settings.learn_eos) for name, part in splits.items()}
-        rows = encode["train"]
-        every = max(1, len(rows) // settings.probe_documents)
-        model = models.load_base(self.base, self.recipe.model, self.device, self.dtype)
-        total = sum(p.numel() for p in model.parameters())
-        targets: list[str] = []
-        if settings.method == "lora":
-            model = models.add_lora(model, settings.lora, self.base.name, self.base.revision, self.recipe.seed)
-            targets = sorted({n.rsplit(".lora_A", 1)[0].rsplit(".", 1)[-1] for n, _ in model.named_parameters() if ".lora_A." in n})
-        elif self.recipe.model.quantization != "none":
-            raise RecipeError("recipe/value", "training.method full cannot train a quantised base; set model.quantization to none or method to lora.")
-        trained = train(
-            model, rows, settings, self.recipe.seed, work, encode["validation"], rows[::every][: settings.probe_documents], identity, self.progress
-        )
-        saved = work / target
-        with models.quiet():
-            model.save_pretrained(saved, safe_serialization=True) if settings.method == "lora" else model.save_pretrained(saved)
-        (saved / "README.md").unlink(missing_ok=True)
-        if settings.method == "full":
-            with models.quiet():
-                self._tokenizer.save_pretrained(saved)
-        shutil.rmtree(self.folder / target, ignore_errors=True)
-        saved.rename(self.folder / target)
-        for name in ("training.jsonl", "curves.jsonl"):
-            write_bytes(self.folder / name, (work / name).read_bytes())  # a copy: the checkpoint in work/ still needs its own
-        write_json(
-            self.folder / "training.json",
-            {
-                "method": settings.method, "steps": trained.steps, "tokens": trained.tokens, "trainable_parameters": trained.trainable_parameters,
-                "total_parameters": total, "rows": len(rows), "truncated_rows": sum(row.cut_tokens > 0 for row in rows),
-                "truncated_tokens": sum(row.cut_tokens for row in rows), "targets": targets,
-            },
-        )  # fmt: skip
-        written = sorted(f"{target}/{p.name}" for p in (self.folder / target).iterdir())
-        return [*written, "training.jsonl", "curves.jsonl", "training.json"]
-
-    def check(self) -> None:
-        """integrity.json: is the adapter whole, in the model, and doing something? No perplexity is computed before this."""
-        from galvan.measure.integrity import check
-
-        assert self.tuned is not None
-        texts = [d.text for d in read_documents(self.folder / "data" / "test.jsonl")[:CHECK_TEXTS]]
-        stage = Stage(self.folder, "check", {"arms": self._arms(), "texts": texts})
-        if self._reuse(stage):
-            return
-        stage.begin()
-        self.progress.say("Checking that the adapter is whole and really applied.")
-        write_json(self.folder / "integrity.json", check(self.base, self.tuned, self.recipe.model, texts))
-        stage.finish(["integrity.json"])
-
-    def score(self) -> None:
-        """scores.parquet and provenance.json; nothing is scored where the integrity checks refuse the comparison."""
-        from galvan.measure.scoring import write_scores
-
-        assert self.tuned is not None
-        documents = {name: read_documents(self.folder / "data" / f"{name}.jsonl") for name in ("test", "train")}
-        every = max(1, len(documents["train"]) // PROBE_DOCUMENTS)
-        documents["train"] = documents["train"][::every][:PROBE_DOCUMENTS]
-        stage = Stage(
-            self.folder, "score",
-            {
-                "arms": self._arms(), "evaluation": self.recipe.evaluation.model_dump(exclude={"margin_nats"}),
-                "context": self._context(), "documents": documents, "versions": _versions(), "seed": self.recipe.seed,
-            },
-        )  # fmt: skip
-        self._write_provenance()
-        if self._refused() or self._reuse(stage):
-            return
-        stage.begin()
-        from galvan.measure.arms import score_arms
-
-        rows = score_arms(
-            self.base, self.tuned, self.recipe, self._tokenizer, documents, self._context(), CONTROL_DOCUMENTS, self.device, self.dtype, self.progress
-        )
-        write_scores(self.folder / "scores.parquet", rows)
-        stage.finish(["scores.parquet"])
-
-    # ---- what the stages share ----
-
-    def _reuse(self, stage: Stage) -> bool:
-        if stage.done():
-            self.progress.say(f"Reusing {stage.name}: done before with the same inputs.")
-            return True
-        return False
-
-    def _refused(self) -> bool:
-        from galvan.diagnosis.catalogue import Facts, diagnose, refusal
-
-        if refusal(diagnose(Facts.of(self.folder))) is None:
-            return False
-        for name in ("scores.parquet", "stages/score.json"):
-            (self.folder / name).unlink(missing_ok=True)
-        return True
-
-    def _offsets(self, text: str) -> list[tuple[int, int]]:
-        encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        return list(encoded["offset_mapping"])
-
-    def _training_tokens(self) -> int:
-        """Ids a training row may have: what the recipe says, and never more than the model has positions for."""
-        asked = self.recipe.training.document_tokens or self.recipe.data.document_tokens + 2
-        return min(asked, self._positions())
-
-    def _context(self) -> int:
-        return min(self.recipe.evaluation.context_tokens or self._training_tokens(), self._positions())
-
-    def _positions(self) -> int:
-        from galvan.models import read_config
-
-        config = read_config(self.base.path / "config.json")
-        limits = [config.get(k) for k in ("max_position_embeddings", "n_positions", "n_ctx") if isinstance(config.get(k), int)]
-        return min([n for n in limits if n is not None and n > 0], default=1 << 30)
-
-    def _arms(self) -> dict[str, Any]:
-        assert self.tuned is not None
-        names = sorted(p for p in self.tuned.path.iterdir() if p.is_file())
-        return {"base": self.prints, "tuned": {p.name: sha256_file(p) for p in names}, "model": self.recipe.model, "dtype": self.dtype.value}
-
-    def _source_digest(self) -> str:
-        """sha256 of everything that `data.source` names."""
-        from galvan.data import gutenberg
-        from galvan.data.read import BUNDLED
-
-        source = self.recipe.data.source
-        if source in BUNDLED:
-            with as_file(files("galvan") / "assets" / BUNDLED[source]) as path:
-                return sha256_file(path)
-        path = gutenberg.fetch(source, offline=self.offline) if source.startswith(gutenberg.PREFIX) else Path(source).expanduser()
-        if path.is_dir():
-            return fingerprint({str(p.relative_to(path)): sha256_file(p) for p in sorted(path.rglob("*.txt")) if p.is_file()})
-        return sha256_file(path) if path.is_file() else "missing"
-
-    def _write_provenance(self) -> None:
-        from galvan.data.tokens import first_token_rule
-
-        assert self.tuned is not None
-        weights = {p.name: sha256_file(p) for p in sorted(self.tuned.path.glob("*.safetensors"))}
-        write_json(
-            self.folder / "provenance.json",
-            {
-                "base": self.base.name, "base_revision": self.base.revision, "base_sha256": self.prints.weights,
-                "tokenizer_sha256": self.prints.tokenizer, "chat_template_sha256": self.prints.chat_template,
-                "adapter": self.tuned.name if self.tuned.path.parent != self.folder else self.tuned.path.name,
-                "adapter_sha256": next(iter(weights.values())) if len(weights) == 1 else fingerprint(weights),
-                "data_sha256": fingerprint([sha256_file(self.folder / "data" / f"{n}.jsonl") for n in ("train", "validation", "test")]),
-                "versions": _versions(), "device": self.device, "dtype": self.dtype,
-                "first_token_rule": first_token_rule(self._tokenizer), "context_tokens": self._context(),
-                "tokens_per_pass": self.recipe.evaluation.tokens_per_pass,
-            },
-        )  # fmt: skip
+def _foreign(name: str, base: str, data: str, column: str, settings: Sequence[str]) -> Recipe:
+    tree: dict[str, Any] = {"name": name, "model": {"base": base}, "data": {"source": data, "column": column}}
+    return recipes.from_text(to_json(tree), "galvan evaluate", settings)
 
 
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {n: version(n) for n in ("galvan", "torch", "transformers", "peft", "tokenizers", "numpy")}
+@dataclasses.dataclass(frozen=True, slots=True)
+class Checked:
+    """What `check` found. `alive` is True, False, or None where it was not shown; then `reason` says why."""
+
+    alive: bool | None
+    reason: str | None
+    findings: list[Finding]
+    integrity: Integrity
+
+    def to_json(self) -> str:
+        return to_json({"schema_version": SCHEMA_VERSION, **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}})
+
+    def to_text(self) -> str:
+        """The findings that are present, then the answer."""
+        lines = []
+        for finding in self.findings:
+            if finding.status == "present":
+                lines += [f"{finding.code} {finding.title} ({finding.certainty})", *(f"  because: {b}" for b in finding.because)]
+                lines += [*(f"  against: {a}" for a in finding.against), f"  help: {finding.remedy}", ""]
+        excluded = [f.code for f in self.findings if f.status == "absent"]
+        open_ = [f.code for f in self.findings if f.status == "unknown"]
+        lines.append(f"Excluded: {', '.join(excluded) or 'none'}. Not known: {', '.join(open_) or 'none'}.")
+        answers = {True: "The adapter is alive: it is whole, applied, and changes the model.", False: "The adapter is not alive."}
+        lines.append("It was not shown whether the adapter is alive." if self.alive is None else answers[self.alive])
+        if self.reason and self.alive is not False:
+            lines.append(f"  {self.reason}")
+        return "\n".join(shown(line) for line in lines)
+
+
+def check(base: str | Path, adapter: str | Path, *, load: bool = True, offline: bool = False, model: Model | None = None) -> Checked:
+    """Is the adapter whole, in the model, and doing something? Files first; then, if `load`, the object graph, values and function.
+
+    Raises ModelError where something is missing or damaged so that nothing can be said.
+    """
+    from galvan import models
+    from galvan.diagnosis import Facts, diagnose, liveness
+    from galvan.measure.integrity import check as gather
+
+    integrity = gather(models.locate(str(base), offline=offline), models.locate(str(adapter), "adapter", offline), model or Model(), load=load)
+    facts = Facts(integrity)
+    findings = diagnose(facts)
+    answer = liveness(facts, findings)
+    return Checked(answer.alive, answer.reason, findings, integrity)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ScoredAdapter:
+    """One adapter beside the base: its gain, or why it was refused."""
+
+    adapter: str
+    gain: Gain | None
+    refused: str | None
+    code: str | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Scored:
+    """Where the rows lie, and one line an adapter. `base_perplexity` is None where there is nothing to compare it with but itself."""
+
+    scores: Path
+    n_documents: int
+    n_tokens: int
+    base_perplexity: float
+    adapters: list[ScoredAdapter]
+
+    @property
+    def refused(self) -> bool:
+        return any(a.refused for a in self.adapters)
+
+    def to_json(self) -> str:
+        return to_json({"schema_version": SCHEMA_VERSION, **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}})
+
+    def to_text(self) -> str:
+        lines = []
+        for one in self.adapters:
+            if one.gain is None:
+                lines.append(f"{one.adapter}: refused [{one.code}]: {one.refused}")
+                continue
+            g = one.gain
+            interval = "no interval" if g.ci95 is None else f"95 % interval {g.ci95.low:+.4f} to {g.ci95.high:+.4f}"
+            lines.append(f"{one.adapter}: {g.verdict}; gain {g.nats_per_token:+.4f} nats a token ({interval}); perplexity {g.base_perplexity:.2f} -> {g.tuned_perplexity:.2f}")
+        if not self.adapters:
+            lines.append(f"base: perplexity {self.base_perplexity:.2f}")
+        lines.append(f"{self.n_documents} documents, {self.n_tokens:,} tokens: {self.scores}")
+        return "\n".join(shown(line) for line in lines)
+
+
+def score(
+    base: str | Path,
+    adapters: Sequence[str | Path],
+    data: str | Path,
+    *,
+    column: str = "text",
+    out: Path | None = None,
+    settings: Sequence[str] = (),
+    progress: Progress | None = None,
+    offline: bool = False,
+) -> Scored:
+    """Likelihoods of every document of `data` under the base and each adapter, in `OUT/scores.parquet`, and the paired gains.
+
+    Every adapter passes the integrity checks first; one that fails is not scored and its refusal is in the result.
+    """
+    from galvan.compare import TEST, gain, paired, read_scores
+
+    name = "score-" + fingerprint([str(base), [str(a) for a in adapters], str(data)])[:8]
+    asked = _foreign(name, str(base), str(data), column, settings)
+    story = Story.begin(asked, out or Path("runs") / name, progress, offline)
+    with story.alone():
+        refusals = story.score_adapters([str(a) for a in adapters])
+    scores = read_scores(story.folder / "scores.parquet")
+    base_arm = scores["base", TEST]
+    results = []
+    for adapter in map(str, adapters):
+        refusal: GalvanError | None = refusals.get(adapter)
+        if refusal is not None:
+            results.append(ScoredAdapter(adapter, None, str(refusal), refusal.code))
+        else:
+            results.append(ScoredAdapter(adapter, gain(*paired(scores, adapter, TEST), asked.evaluation.margin_nats), None, None))
+    n_tokens = int(base_arm.n_tokens.sum())
+    perplexity = float(2.718281828459045 ** (base_arm.nll_nats.sum() / n_tokens))
+    return Scored(story.folder / "scores.parquet", len(base_arm.documents), n_tokens, perplexity, results)

@@ -6,6 +6,8 @@ import time
 from types import TracebackType
 from typing import Any, Protocol
 
+from galvan.text import shown
+
 
 class Progress(Protocol):
     """`start` opens a step of `total` units, `advance` says what was done of it, `say` is a sentence for people."""
@@ -73,4 +75,4 @@ class Shown:
 
     def say(self, sentence: str) -> None:
         if not self.quiet:
-            self.console.print(sentence, markup=False, soft_wrap=True)
+            self.console.print(shown(sentence), markup=False, emoji=False, soft_wrap=True)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import reprlib
+import textwrap
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,12 +23,15 @@ from galvan.text import shown
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+LARGEST_RECIPE = 1 << 20  # bytes; a bigger file is a text that was given by mistake, and YAML would chew on it for minutes
 
 
 class Section(BaseModel):
     """One block of the recipe: strict types, no unknown keys, immutable."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Split(Section):
@@ -113,7 +118,7 @@ class Training(Section):
         "adamw",
         description="adamw, or muon: orthogonalised momentum for the inner weight matrices and AdamW for the rest (full training only).",
     )
-    betas: tuple[float, float] = Field((0.9, 0.999), description="Decay of AdamW's first and second moment.")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="Decay of AdamW's first and second moment.")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="Decoupled weight decay.")
     max_gradient_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="Gradients are scaled down to this norm.")
     learn_eos: bool = Field(True, description="Append and train the end-of-text token, so that the model learns where texts end.")
@@ -157,23 +162,39 @@ class Recipe(Section):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 floats (`1e-4` is a number, PyYAML reads a string) and no duplicate keys."""
+    """YAML 1.2 numbers (`1e-4` is one, 010 is not 8), no duplicate keys, and no aliases, with which ten lines can fill the memory."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.get_event()  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, f"write the value out instead of the alias `*{event.anchor}`", event.start_mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a single word", key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key `{key.value}` is given twice", key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
-_Loader.yaml_implicit_resolvers = {k: [p for p in v if p[0] != "tag:yaml.org,2002:float"] for k, v in _Loader.yaml_implicit_resolvers.items()}
-_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"),
-    list("-+0123456789."),
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that `_Loader` would read as something else."""
+
+
+_NUMBERS = {
+    "float": r"^[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$",
+    "int": r"^[-+]?(?:0|[1-9][0-9_]*)$",
+}
+_Loader.yaml_implicit_resolvers = {
+    first: [pair for pair in pairs if pair[0].rpartition(":")[2] not in _NUMBERS] for first, pairs in _Loader.yaml_implicit_resolvers.items()
+}
+for _kind, _pattern in _NUMBERS.items():
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(_pattern), list("-+0123456789."))
 
 
 def _parse(text: str, where: str) -> Any:
@@ -182,7 +203,10 @@ def _parse(text: str, where: str) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or str(error)
+        problem = getattr(error, "problem", None) or getattr(error, "context", None) or str(error)
+        if isinstance(error, yaml.reader.ReaderError):
+            line = f" line {text.count(chr(10), 0, error.position) + 1}"
+            problem = f"the character U+{ord(text[error.position]):04X} may not stand in YAML"
         raise RecipeError("recipe/yaml", f"{where}{line}: not readable as YAML: {shown(problem, 200)}.") from None
     except (ValueError, RecursionError) as error:
         raise RecipeError("recipe/yaml", f"{where}: not readable as YAML: {shown(str(error), 200)}.") from None
@@ -217,30 +241,53 @@ def options(section: type[Section] = Recipe, prefix: str = "") -> Iterator[tuple
             yield f"{prefix}{name}", field
 
 
-def _explain(error: ValidationError, text: str, where: str) -> RecipeError:
+def _explain(error: ValidationError, text: str, where: str, settings: Sequence[str]) -> RecipeError:
     first = error.errors(include_url=False)[0]
     path = [str(part) for part in first["loc"] if isinstance(part, str)]
-    known = [name for name, _ in options()]
-    sections = {name.rsplit(".", 1)[0] for name in known if "." in name}
-    while path and first["type"] != "extra_forbidden" and ".".join(path) not in known and ".".join(path) not in sections:
+    known = dict(options())
+    sections = {name.rsplit(".", depth)[0] for name in known for depth in range(1, name.count(".") + 1)}
+    unknown = first["type"] == "extra_forbidden"
+    while path and not unknown and ".".join(path) not in known and ".".join(path) not in sections:
         path.pop()  # pydantic appends the union branch to the path
     dotted = ".".join(path)
-    line = _line_of(text, path)
-    place = f"{where} line {line}" if line else where
-    if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(dotted, known, 1, 0.5)
-        if not near:
-            last = {name.rsplit(".", 1)[-1]: name for name in known}
-            near = [last[name] for name in difflib.get_close_matches(path[-1], list(last), 1, 0.6)]
-        hint = f"did you mean `{near[0]}`?" if near else "see `galvan init` for all options."
-        return RecipeError("recipe/unknown-key", f"{place}: there is no option `{shown(dotted, 80)}`; {hint}")
-    got = shown(repr(first.get("input")), 80)
-    field = dict(options()).get(dotted)
+    place = _place(dotted, _line_of(text, path), where, settings)
+    if unknown:
+        return RecipeError("recipe/unknown-key", f"{place}: there is no option `{shown(dotted, 80)}`; {_nearest(dotted, list(known), sorted(sections))}")
+    if dotted in sections and first["type"] == "model_type":
+        found = "nothing" if first["input"] is None else _short(first["input"])
+        return RecipeError("recipe/value", f"{place}: `{dotted}` is a block of options, got {found}.")
+    field = known.get(dotted)
     meaning = f" ({field.description})" if field is not None and field.description else ""
     message = first["msg"].removeprefix("Value error, ")
     subject = f"`{dotted}`" if dotted else "the recipe"
-    found = "" if first["type"] == "value_error" else f", got {got}"
+    found = "" if first["type"] == "value_error" else f", got {_short(first.get('input'))}"
     return RecipeError("recipe/value", f"{place}: {subject}: {message[0].lower()}{message[1:]}{found}.{meaning}")
+
+
+def _place(dotted: str, line: int | None, where: str, settings: Sequence[str]) -> str:
+    """The `--set` that gave this option, or else its line in the file."""
+    for setting in settings:
+        name = setting.partition("=")[0].strip()
+        if name == dotted or (name and dotted.startswith(name + ".")):
+            return f"--set {shown(setting, 80)}"
+    return f"{where} line {line}" if line else where
+
+
+def _nearest(dotted: str, known: list[str], sections: list[str]) -> str:
+    """What was probably meant: the same leaf in another block, or the nearest name."""
+    leaf = dotted.rsplit(".", 1)[-1]
+    elsewhere = [name for name in known if name.rsplit(".", 1)[-1] == leaf]
+    leaves = {name.rsplit(".", 1)[-1]: name for name in known}
+    near = (
+        elsewhere
+        or difflib.get_close_matches(dotted, [*known, *sections], 1, 0.75)
+        or [leaves[name] for name in difflib.get_close_matches(leaf, list(leaves), 1, 0.6)]
+    )
+    return f"did you mean {' or '.join(f'`{name}`' for name in near)}?" if near else "see `galvan init` for all options."
+
+
+def _short(value: Any) -> str:
+    return shown(reprlib.repr(value), 80)
 
 
 def _merge(tree: dict[str, Any], dotted: str, value: Any) -> None:
@@ -248,16 +295,19 @@ def _merge(tree: dict[str, Any], dotted: str, value: Any) -> None:
     for parent in parents:
         below = tree.setdefault(parent, {})
         if not isinstance(below, dict):
-            raise RecipeError("recipe/set", f"--set {shown(dotted, 80)}: `{parent}` is a value, not a block.")
+            raise RecipeError("recipe/set", f"--set {shown(dotted, 80)}: `{shown(parent, 80)}` is a value, not a block.")
         tree = below
     tree[leaf] = value
 
 
-def _coerce(value: Any) -> Any:
-    """YAML has no tuples and people write 1 for 1.0: lists stay lists, pydantic's strict mode takes ints for floats."""
-    if isinstance(value, Mapping):
-        return {key: _coerce(inner) for key, inner in value.items()}
-    return value
+def _setting(setting: str, texts: set[str]) -> tuple[str, Any]:
+    """`a.b=c` as (option, value). An option that is a text takes the characters as they are: a file may be called 2024 or "a: b"."""
+    dotted, equals, raw = (part.strip() for part in setting.partition("="))
+    if not equals or not dotted:
+        raise RecipeError("recipe/set", f"--set {shown(setting, 80)}: write it as a.b=value.")
+    if dotted in texts and raw[:1] not in ("'", '"'):
+        return dotted, raw
+    return dotted, _parse(raw, f"--set {shown(setting, 80)}")
 
 
 def from_text(text: str, where: str = "recipe", settings: Sequence[str] = ()) -> Recipe:
@@ -270,36 +320,41 @@ def from_text(text: str, where: str = "recipe", settings: Sequence[str] = ()) ->
         tree = {}
     if not isinstance(tree, dict):
         raise RecipeError("recipe/shape", f"{where}: a recipe is a YAML mapping of options, found {type(tree).__name__}.")
+    texts = {name for name, field in options() if field.annotation is str}
     for setting in settings:
-        dotted, equals, raw = setting.partition("=")
-        if not equals or not dotted.strip():
-            raise RecipeError("recipe/set", f"--set {shown(setting, 80)}: write it as a.b=value.")
-        _merge(tree, dotted.strip(), _parse(raw, f"--set {shown(setting, 80)}"))
-    betas = tree.get("training", {}).get("betas") if isinstance(tree.get("training"), dict) else None
-    if isinstance(betas, list):
-        tree["training"]["betas"] = tuple(float(b) if isinstance(b, int) else b for b in betas)
+        _merge(tree, *_setting(setting, texts))
+    training = tree.get("training")
+    if isinstance(training, dict) and isinstance(training.get("betas"), list):
+        training["betas"] = tuple(training["betas"])  # YAML has no tuples
     try:
-        return Recipe.model_validate(_coerce(tree))
+        return Recipe.model_validate(tree)
     except ValidationError as error:
-        raise _explain(error, text, where) from None
+        raise _explain(error, text, where, settings) from None
 
 
 def load(path: Path, settings: Sequence[str] = ()) -> Recipe:
     """Read a recipe file; RecipeError if it is missing or wrong."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as stream:
+            content = stream.read(LARGEST_RECIPE + 1)
+        text = content.decode("utf-8")
     except FileNotFoundError:
         raise RecipeError("recipe/missing", f"There is no recipe {shown(str(path))}; `galvan init` writes one.") from None
     except IsADirectoryError:
         raise RecipeError("recipe/missing", f"{shown(str(path))} is a folder; a recipe is a YAML file.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError("recipe/unreadable", f"{shown(str(path))}: cannot be read as UTF-8 text: {error}.") from None
+    except OSError as error:
+        raise RecipeError("recipe/unreadable", f"{shown(str(path))}: cannot be read: {shown(error.strerror or str(error))}.") from None
+    except UnicodeDecodeError as error:
+        line, byte = content.count(b"\n", 0, error.start) + 1, content[error.start]
+        raise RecipeError("recipe/unreadable", f"{shown(str(path))} line {line}: byte 0x{byte:02x} is not UTF-8; a recipe is a YAML text.") from None
+    if len(content) > LARGEST_RECIPE:
+        raise RecipeError("recipe/unreadable", f"{shown(str(path))} is larger than 1 MiB; a recipe is a short YAML text.")
     return from_text(text, shown(str(path)), settings)
 
 
 def resolved(recipe: Recipe) -> str:
     """The whole recipe as YAML, every default written out; reading it back gives the same recipe."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.dump(recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def commented() -> str:
@@ -312,7 +367,7 @@ def commented() -> str:
 def _comment(section: type[Section], values: Section, lines: list[str], indent: str) -> None:
     for name, field in section.model_fields.items():
         value = getattr(values, name)
-        for sentence in _wrap(field.description or "", 100 - len(indent)):
+        for sentence in textwrap.wrap(field.description or "", 100 - len(indent)):
             lines.append(f"{indent}# {sentence}")
         if isinstance(value, Section):
             lines.append(f"{indent}{name}:")
@@ -320,12 +375,10 @@ def _comment(section: type[Section], values: Section, lines: list[str], indent: 
             if not indent:
                 lines.append("")
         else:
-            plain = list(value) if isinstance(value, tuple) else value
-            text = yaml.safe_dump(plain, default_flow_style=True).removesuffix("\n...\n").strip()
-            lines.append(f"{indent}{name}: {text}")
+            lines.append(f"{indent}{name}: {plain_yaml(value)}")
 
 
-def _wrap(sentence: str, width: int) -> list[str]:
-    import textwrap
-
-    return textwrap.wrap(sentence, width)
+def plain_yaml(value: Any) -> str:
+    """One value as it stands in a recipe, on one line."""
+    plain = list(value) if isinstance(value, tuple) else value
+    return yaml.safe_dump(plain, default_flow_style=True).removesuffix("\n...\n").strip()

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 from pydantic import BaseModel
 
 from galvan.errors import DataError, RecipeError, ResourceError
-from galvan.text import shown
+from galvan.text import json_shown, shown
 
 SCHEMA_VERSION = 1
 
@@ -76,7 +76,7 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
 
 def cannot_write(path: Path, error: OSError) -> ResourceError:
     """The one sentence for a file that could not be written."""
-    if error.errno == errno.ENOSPC:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(existing_parent(path)).free
         return ResourceError("disk/full", f"{shown(str(path))}: the disk is full ({free:,} bytes free); free some space and run again.")
     reason = error.strerror or str(error)
@@ -109,23 +109,26 @@ def write_text(path: Path, content: str) -> None:
 
 
 def to_json(value: Any, indent: int | None = 1) -> str:
-    """JSON that any reader accepts: no NaN, no Infinity (they become null: undefined), dataclasses as mappings."""
-    return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False, indent=indent)
+    """JSON that any reader accepts: no NaN, no Infinity (they become null: undefined), dataclasses as mappings.
+
+    Characters that could act on a terminal are escaped; reading it back gives the same text.
+    """
+    return json_shown(json.dumps(_plain(value), ensure_ascii=False, allow_nan=False, indent=indent))
 
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
+        return _plain(value.model_dump(mode="json"))
     if isinstance(value, Mapping):
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(inner) for inner in value]
     if isinstance(value, Path):
         return str(value)
-    if hasattr(value, "item") and not isinstance(value, (str, bytes)):
-        value = value.item()
+    if hasattr(value, "tolist"):  # NumPy and torch: scalars and arrays
+        return _plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
@@ -153,11 +156,11 @@ def write_rows(path: Path, rows: Iterable[Any]) -> None:
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a JSON Lines file that a run wrote; DataError with the line if one is damaged."""
-    with path.open(encoding="utf-8") as stream:
+    with path.open("rb") as stream:
         for number, line in enumerate(stream, 1):
             try:
-                row = json.loads(line)
-            except ValueError:
+                row = json.loads(line.decode("utf-8"))
+            except (ValueError, RecursionError):
                 row = None
             if not isinstance(row, dict):
                 raise DataError("run/damaged", f"{shown(str(path))} line {number}: not a JSON object; delete the file and run again.")
@@ -184,7 +187,7 @@ def sha256_file(path: Path) -> str:
 
 def fingerprint(value: Any) -> str:
     """sha256 of a value's canonical JSON."""
-    return hashlib.sha256(json.dumps(_plain(value), sort_keys=True, ensure_ascii=False).encode("utf-8")).hexdigest()
+    return hashlib.sha256(json.dumps(_plain(value), sort_keys=True).encode("ascii")).hexdigest()
 
 
 class Stage:
@@ -207,7 +210,10 @@ class Stage:
 
     def begin(self) -> None:
         """Withdraw an earlier marker: from here on the stage's files are not to be trusted until `finish`."""
-        self.marker.unlink(missing_ok=True)
+        try:
+            self.marker.unlink(missing_ok=True)
+        except OSError as error:
+            raise cannot_write(self.marker, error) from None
 
     def finish(self, outputs: Sequence[str]) -> None:
         write_json(self.marker, {"fingerprint": self.fingerprint, "outputs": {name: sha256_file(self.folder / name) for name in outputs}})

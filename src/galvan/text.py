@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -10,15 +11,20 @@ _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
 
 # A full stop after one of these does not end a sentence.
 _ABBREVIATIONS = frozenset(
-    "mr mrs ms dr st messrs prof rev hon capt col gen lieut lt sgt jr sr esq vol no nos viz etc vs cf ed fig pp ch i.e e.g".split()
+    "mr mrs ms dr st messrs prof rev hon capt col gen lieut lt sgt jr sr esq vol viz etc vs cf ed fig pp ch i.e e.g".split()
 )
 _SENTENCE_END = re.compile(r"""(?:[.!?\u2026]+|[\u3002\uff01\uff1f])["'\u201d\u2019\u00bb)\]]*(?=\s|$)""")
 
-# Everything that can move a cursor, hide text or reverse its direction: C0, C1, DEL, bidirectional and zero-width marks,
-# line and paragraph separators, tags.
-_UNSAFE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+# Joiners and variation selectors: invisible, but part of how Persian, Hindi and Mongolian words and emoji are spelled.
+_SPELLING = "\u034f\u180b-\u180f\u200c\u200d\ufe00-\ufe0f\U000e0100-\U000e01ef"
+# Everything else that can move a cursor, hide text or reverse its direction: C0, C1, DEL, bidirectional and zero-width marks,
+# soft hyphen, blank letters, line and paragraph separators, halves of characters, tags.
+_HOSTILE = (
+    "\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u115f\u1160\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ud800-\udfff\ufeff\uffa0"
+    "\ufff0-\ufffb\U000e0000-\U000e007f"
 )
+_REMOVED = re.compile(f"[{_HOSTILE}]")
+_UNSAFE = re.compile(f"[{_HOSTILE}{_SPELLING}]")
 
 
 def words(text: str) -> list[str]:
@@ -29,28 +35,33 @@ def words(text: str) -> list[str]:
 def sentence_ends(text: str) -> Iterator[int]:
     """Offsets just behind each sentence and the white space that follows it; the last is `len(text)`.
 
-    Abbreviations ("Mr."), initials ("M. de Lacey") and a full stop before a lower-case letter do not end a sentence.
+    Abbreviations ("Mr."), initials ("M. de Lacey") and any mark before a lower-case letter ("Alas! how") do not end a sentence.
     """
     for match in _SENTENCE_END.finditer(text):
         end = match.end()
         while end < len(text) and text[end].isspace():
             end += 1
-        if match.group()[0] == "." and end < len(text):
-            before = text[max(0, match.start() - 12) : match.start()].split()
-            last = before[-1].lower().lstrip("(\"'\u201c\u2018") if before else ""
-            initial = len(last) == 1 and last.isalpha() and last != "i"
-            if last in _ABBREVIATIONS or initial or text[end].islower():
-                continue
-        if end < len(text):
+        if end < len(text) and not text[end].islower() and not _abbreviates(text, match, end):
             yield end
     if text:
         yield len(text)
 
 
+def _abbreviates(text: str, stop: re.Match[str], next_start: int) -> bool:
+    """Is this full stop part of the word before it, as in "Mr. Walton", "M. de Lacey" or "No. 5" (but not "No. Never")?"""
+    before = text[max(0, stop.start() - 12) : stop.start()].split()
+    if stop.group()[0] != "." or not before:
+        return False
+    last = before[-1].lower().lstrip("([\"'\u201c\u2018")
+    if last in {"no", "nos"}:
+        return text[next_start].isdigit()
+    return last in _ABBREVIATIONS or (len(last) == 1 and last.isalpha() and last != "i")
+
+
 def tidy(text: str) -> str:
-    """NFC, Unix line ends, no trailing blanks, at most one blank line in a row, no unsafe characters."""
-    text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n").replace("\u00a0", " "))
-    text = _UNSAFE.sub("", text.replace("\u2028", "\n").replace("\u2029", "\n\n"))
+    """NFC, Unix line ends, no trailing blanks, at most one blank line in a row, no invisible characters but those of spelling."""
+    text = re.sub("\r\n?|[\x0b\x0c\x85\u2028]", "\n", text).replace("\u2029", "\n\n").replace("\u00a0", " ")
+    text = unicodedata.normalize("NFC", _REMOVED.sub("", text))
     text = "\n".join(line.rstrip() for line in text.split("\n"))
     return re.sub(r"\n{3,}", "\n\n", text).strip()
 
@@ -60,7 +71,17 @@ def shown(text: str, limit: int | None = None) -> str:
 
     This is the only way text from data or models may reach people; the page and Markdown printers escape further.
     """
-    safe = _UNSAFE.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
+    safe = _UNSAFE.sub(_spelled, text)
     if limit is not None and len(safe) > limit:
         safe = safe[: max(0, limit - 1)].rstrip() + "\u2026"
     return safe
+
+
+def json_shown(document: str) -> str:
+    """A JSON document in which unsafe characters are written as JSON escapes: the same values, safe for a terminal, valid UTF-8."""
+    return _UNSAFE.sub(lambda match: json.dumps(match.group())[1:-1], document)
+
+
+def _spelled(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

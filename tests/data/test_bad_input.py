@@ -95,7 +95,12 @@ CASES = [
         "data/surrogate",
         "a.jsonl line 2: holds \\ud83d, half of a character; write the file again.",
     ),
-    ("a.jsonl", b'{"text": "x"}\n{"text": "x"\n', "data/json", "a.jsonl line 2: not valid JSON: Expecting ',' delimiter at column 14."),
+    (
+        "a.jsonl",
+        b'{"text": "x"}\n{"text": "x"\n',
+        "data/json",
+        "a.jsonl line 2: not valid JSON: Expecting ',' delimiter at column 13.",
+    ),
     ("a.json", b'[\n{"text": "x"},\n]', "data/json", "a.json line 3: not valid JSON: Expecting value at column 1."),
     ("bomb.jsonl", b"[" * 200_000, "data/json", "bomb.jsonl line 1: not usable JSON: nested too deep."),
     ("bomb.json", b'{"a":' * 200_000, "data/json", "bomb.json: not usable JSON: nested too deep."),
@@ -141,9 +146,15 @@ def test_a_bad_file_is_one_sentence_with_file_and_line(tmp_path: Path, name: str
 
 def test_missing_file_names_its_nearest_neighbour(tmp_path: Path) -> None:
     (tmp_path / "letters.csv").write_text("text\nx\n")
-    assert refused(tmp_path / "leters.csv") == ("data/missing", "leters.csv: there is no such file or folder; did you mean `letters.csv`?")
+    assert refused(tmp_path / "leters.csv") == (
+        "data/missing",
+        "leters.csv: there is no such file or folder; did you mean `letters.csv`?",
+    )
     assert refused(tmp_path / "unlike.json")[1] == "unlike.json: there is no such file or folder; check data.source."
-    assert refused("no-such/folder/a.csv")[1] == "no-such/folder/a.csv: there is no such file or folder, and no folder `no-such/folder`."
+    assert (
+        refused("no-such/folder/a.csv")[1]
+        == "no-such/folder/a.csv: there is no such file or folder, and no folder `no-such/folder`."
+    )
     assert refused("galvan/leters")[1] == "galvan/leters: there is no such bundled text; there are galvan/letters and galvan/plain."
     assert refused("a\0b.csv")[1] == "a\\u0000b.csv: not a possible file name."
 
@@ -151,7 +162,10 @@ def test_missing_file_names_its_nearest_neighbour(tmp_path: Path) -> None:
 def test_folder_without_txt_says_what_it_holds(tmp_path: Path) -> None:
     folder = tmp_path / "texts"
     folder.mkdir()
-    assert refused(folder) == ("data/no-txt", "texts: the folder has no .txt file (it is empty); give the file itself, or a folder of .txt.")
+    assert refused(folder) == (
+        "data/no-txt",
+        "texts: the folder has no .txt file (it is empty); give the file itself, or a folder of .txt.",
+    )
     (folder / "a.csv").write_text("text\nx\n")
     assert refused(folder)[1] == "texts: the folder has no .txt file (it holds a.csv); give the file itself, or a folder of .txt."
 
@@ -190,9 +204,7 @@ def test_parquet_that_is_none_or_damaged_or_of_another_type(tmp_path: Path) -> N
     assert code == "data/parquet" and message.startswith("a.parquet: not readable as parquet: ")
     pq.write_table(pa.table({"text": [b"bytes"], "n": [1]}), tmp_path / "b.parquet")
     assert refused(tmp_path / "b.parquet") == ("data/not-text", "b.parquet row 1: `text` must be text, found bytes b'bytes'.")
-    assert refused(tmp_path / "b.parquet", "m")[1] == (
-        "b.parquet: there is no column `m`; found `text`, `n`; Set data.column."
-    )
+    assert refused(tmp_path / "b.parquet", "m")[1] == ("b.parquet: there is no column `m`; found `text`, `n`; Set data.column.")
 
 
 def test_group_column_that_is_not_there(tmp_path: Path) -> None:
@@ -208,3 +220,8 @@ def test_group_column_that_is_not_there(tmp_path: Path) -> None:
 def test_escape_characters_of_a_file_never_reach_the_message(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("\x1b[31mred\nx\n")
     assert refused(tmp_path / "a.csv")[1] == "a.csv line 1: there is no column `text`; found `\\u001b[31mred`; Set data.column."
+
+
+def test_a_line_break_in_a_name_does_not_break_the_message(tmp_path: Path) -> None:
+    (tmp_path / "a\nb.csv").write_text('"one\ntwo"\nx\n')
+    assert refused(tmp_path / "a\nb.csv")[1] == "a\\nb.csv line 1: there is no column `text`; found `one\\ntwo`; Set data.column."

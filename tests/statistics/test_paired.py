@@ -71,7 +71,7 @@ def test_equivalence_is_statsmodels_tost():
         tuned = base - rng.normal(0.003, 0.025, 40)
         p = ttost_paired(base, tuned, -0.01, 0.01)[0]
         found = paired_gain(base * 230, tuned * 230, np.full(40, 230))
-        inside = -0.01 < found.ci90.low and found.ci90.high < 0.01
+        inside = found.ci90.low > -0.01 and found.ci90.high < 0.01
         assert inside == (p < 0.05)
         agreed.add(inside)
     assert agreed == {True, False}
@@ -154,9 +154,6 @@ def test_the_wider_of_documents_and_blocks_counts():
     assert together.unit == "block" and together.n_clusters == 8 and together.lag1_autocorrelation > 0.5
     assert any("rests on 8 runs of neighbours" in caution for caution in together.cautions)
     assert alternating.unit == "document" and alternating.lag1_autocorrelation < -0.9
-    for found in (together, alternating):
-        plain = gain_of(rng.normal(0, 1, 60), tokens)
-        assert found.ci95.high - found.ci95.low >= 0 and plain.unit == "document"
 
 
 def test_a_block_interval_is_never_narrower_than_that_of_documents():

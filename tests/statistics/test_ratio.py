@@ -118,7 +118,8 @@ def test_the_ratio_does_not_depend_on_order_or_on_the_unit_of_length(n, seed, sc
 
 def coverage(runs):
     found = [ratio(differences, tokens).interval() for differences, tokens in zip(*runs, strict=True)]
-    return np.mean([interval.low <= TRUE_GAIN <= interval.high for interval in found])
+    assert sum(interval is None for interval in found) <= len(found) / 500  # one document outweighs all others
+    return np.mean([interval.low <= TRUE_GAIN <= interval.high for interval in found if interval is not None])
 
 
 @pytest.mark.parametrize("n", [10, 25, 100])
@@ -150,7 +151,7 @@ def block_coverage(runs):
 
 @pytest.mark.parametrize("n", [25, 100])
 def test_neighbours_break_the_naive_interval_and_blocks_mend_it(n):
-    runs = dependent_world(np.random.default_rng(n), 1500, n, phi=0.4)
+    runs = dependent_world(np.random.default_rng(n), 1200, n, phi=0.4)
     assert coverage(runs) < 0.90
     assert 0.92 <= block_coverage(runs) <= 0.97
 

@@ -10,6 +10,7 @@ import numpy as np
 from galvan.data import overlap, warn
 from galvan.data.clean import Log
 from galvan.data.facts import Audit, Lengths, Overlap, Part, Typography
+from galvan.data.rows import one_line
 from galvan.data.split import Splits, runs
 from galvan.run import Document
 from galvan.text import shown, words
@@ -25,7 +26,7 @@ def audit(source: str, column: str, splits: Splits, n_tokens: dict[str, int], cu
     pairs = [(a, b) for number, a in enumerate(parts) for b in parts[number + 1 :] if a.documents and b.documents]
     everything = [document for part in parts for document in part.documents]
     facts = Audit(
-        source=shown(source),
+        source=one_line(source),
         column=column,
         rows_read=log.rows_read,
         rows_tidied=log.rows_tidied,

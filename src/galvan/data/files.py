@@ -13,9 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from galvan.data.rows import ROW_LIMIT, too_long
+from galvan.data.rows import ROW_LIMIT, one_line, too_long
 from galvan.errors import DataError
-from galvan.text import shown
 
 
 def kind_of(path: Path, name: str) -> str:
@@ -41,14 +40,14 @@ def _missing(path: Path, name: str) -> DataError:
     try:
         neighbours = [neighbour.name for neighbour in path.parent.iterdir()]
     except OSError:
-        return DataError("data/missing", f"{name}: there is no such file or folder, and no folder `{shown(str(path.parent))}`.")
+        return DataError("data/missing", f"{name}: there is no such file or folder, and no folder `{one_line(str(path.parent))}`.")
     near = difflib.get_close_matches(path.name, neighbours, 1, 0.6)
-    hint = f"did you mean `{shown(str(path.with_name(near[0])))}`?" if near else "check data.source."
+    hint = f"did you mean `{one_line(str(path.with_name(near[0])))}`?" if near else "check data.source."
     return DataError("data/missing", f"{name}: there is no such file or folder; {hint}")
 
 
 def unreadable(name: str, error: OSError) -> DataError:
-    return DataError("data/unreadable", f"{name}: cannot be read: {shown(error.strerror or str(error))}.")
+    return DataError("data/unreadable", f"{name}: cannot be read: {one_line(error.strerror or str(error))}.")
 
 
 def open_bytes(path: Path) -> BinaryIO:
@@ -66,7 +65,7 @@ def reading(path: Path, name: str) -> Iterator[None]:
     except UnicodeDecodeError:
         raise _undecodable(path, name) from None
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise DataError("data/gzip", f"{name}: not a whole gzip file: {shown(str(error), 80)}; fetch it again.") from None
+        raise DataError("data/gzip", f"{name}: not a whole gzip file: {one_line(str(error), 80)}; fetch it again.") from None
     except OSError as error:
         raise unreadable(name, error) from None
 

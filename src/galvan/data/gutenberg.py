@@ -10,9 +10,9 @@ import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
+from galvan.data.rows import one_line
 from galvan.errors import DataError, ResourceError
 from galvan.run import write_bytes
-from galvan.text import shown
 
 PREFIX = "gutenberg:"
 URL = "https://www.gutenberg.org"
@@ -72,12 +72,12 @@ def fetch(source: str, *, offline: bool = False) -> Path:
     """
     number = source.removeprefix(PREFIX)
     if not re.fullmatch(r"[1-9][0-9]{0,6}", number):
-        raise DataError("data/gutenberg-number", f"{shown(source)}: write the number of a book, as in gutenberg:84.")
+        raise DataError("data/gutenberg-number", f"{one_line(source)}: write the number of a book, as in gutenberg:84.")
     path = cache_folder() / f"{number}.txt"
     if not path.is_file():
         if offline:
             raise ResourceError(
-                "network/offline", f"{source}: there is no {shown(str(path))}, and --offline forbids to download it."
+                "network/offline", f"{source}: there is no {one_line(str(path))}, and --offline forbids to download it."
             )
         write_bytes(path, _download(source, number))
     return path
@@ -92,20 +92,20 @@ def _download(source: str, number: str) -> bytes:
             promised = answer.headers.get("Content-Length")
     except urllib.error.HTTPError as error:
         if error.code in (404, 410):
-            raise DataError("data/gutenberg-unknown", f"{source}: no plain text at {shown(url)}; check the number.") from None
-        raise ResourceError("network/failed", f"{source}: {shown(url)} answered {error.code}; try again later.") from None
+            raise DataError("data/gutenberg-unknown", f"{source}: no plain text at {one_line(url)}; check the number.") from None
+        raise ResourceError("network/failed", f"{source}: {one_line(url)} answered {error.code}; try again later.") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or str(error) or type(error).__name__
         raise ResourceError(
             "network/failed",
-            f"{source}: {shown(url)} cannot be reached ({shown(str(reason), 120)}); give the book as a txt file.",
+            f"{source}: {one_line(url)} cannot be reached ({one_line(str(reason), 120)}); give the book as a txt file.",
         ) from None
     if promised is not None and promised.isdigit() and len(content) < min(int(promised), _BYTES_LIMIT):
-        raise ResourceError("network/failed", f"{source}: {shown(url)} broke off after {len(content):,} bytes; try again.")
+        raise ResourceError("network/failed", f"{source}: {one_line(url)} broke off after {len(content):,} bytes; try again.")
     if len(content) > _BYTES_LIMIT:
         raise DataError(
-            "data/gutenberg-unknown", f"{source}: {shown(url)} has over {_BYTES_LIMIT // 1_000_000} MB; that is no book."
+            "data/gutenberg-unknown", f"{source}: {one_line(url)} has over {_BYTES_LIMIT // 1_000_000} MB; that is no book."
         )
     if not content.strip() or content.lstrip()[:15].lower().startswith((b"<!doctype", b"<html")):
-        raise DataError("data/gutenberg-unknown", f"{source}: {shown(url)} answered with a web page, not a plain text.")
+        raise DataError("data/gutenberg-unknown", f"{source}: {one_line(url)} answered with a web page, not a plain text.")
     return content

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from galvan.data import gutenberg
 from galvan.data.files import kind_of, unreadable, whole
-from galvan.data.rows import Columns, Row, check_text, make_row
+from galvan.data.rows import Columns, Row, check_text, make_row, one_line, writable
 from galvan.data.tables import READERS
 from galvan.errors import DataError
-from galvan.text import shown
 
 BUNDLED = {"galvan/letters": "letters.csv", "galvan/plain": "plain.jsonl"}
 
@@ -31,7 +30,7 @@ def read(source: str, column: str = "text", *, group: str | None = None, offline
         found = True
         yield row
     if not found:
-        raise DataError("data/empty", f"{shown(source)}: no row of text was found in it.")
+        raise DataError("data/empty", f"{one_line(source)}: no row of text was found in it.")
 
 
 def _rows(source: str, columns: Columns, offline: bool) -> Iterator[Row]:
@@ -39,12 +38,12 @@ def _rows(source: str, columns: Columns, offline: bool) -> Iterator[Row]:
         with resources.as_file(resources.files("galvan") / "assets" / BUNDLED[source]) as path:
             yield from _table(path, source, columns, Path(source).name)
     elif source.startswith("galvan/") and not Path(source).exists():
-        raise DataError("data/missing", f"{shown(source)}: there is no such bundled text; there are {' and '.join(BUNDLED)}.")
+        raise DataError("data/missing", f"{one_line(source)}: there is no such bundled text; there are {' and '.join(BUNDLED)}.")
     elif source.startswith(gutenberg.PREFIX):
         path = gutenberg.fetch(source, offline=offline)
         yield _book(path, source, columns, source.replace(":", "-"))
     else:
-        path, name = Path(source).expanduser(), shown(source)
+        path, name = Path(source).expanduser(), one_line(source)
         yield from (_folder if kind_of(path, name) == "folder" else _file)(path, name, columns)
 
 
@@ -52,9 +51,9 @@ def _file(path: Path, name: str, columns: Columns) -> Iterator[Row]:
     bare = path.with_suffix("") if path.suffix.lower() == ".gz" else path
     suffix = bare.suffix.lower()
     if suffix == ".txt":
-        yield _book(path, name, columns, bare.stem)
+        yield _book(path, name, columns, writable(bare.stem))
     elif suffix in READERS and (bare is path or suffix != ".parquet"):
-        yield from _table(path, name, columns, bare.stem, suffix)
+        yield from _table(path, name, columns, writable(bare.stem), suffix)
     else:
         known = ", ".join(sorted({*READERS, ".txt"}))
         raise DataError("data/unsupported", f"{name}: galvan reads {known}, these with .gz, and folders of .txt; save it as one.")
@@ -69,7 +68,7 @@ def _book(path: Path, name: str, columns: Columns, source: str) -> Row:
     """A whole txt file is one text, however long; it is cut later."""
     if columns.group is not None:
         raise DataError(
-            "data/no-column", f"{name}: txt has no column `{shown(columns.group, 80)}`; set data.split.group to source."
+            "data/no-column", f"{name}: txt has no column `{one_line(columns.group, 80)}`; set data.split.group to source."
         )
     return Row(check_text(whole(path, name), name), source, 1, name)
 
@@ -81,16 +80,13 @@ def _folder(folder: Path, name: str, columns: Columns) -> Iterator[Row]:
         if path.suffix.lower() == ".txt":
             found = True
             inner = path.relative_to(folder)
-            yield _book(path, f"{name.rstrip('/')}/{shown(inner.as_posix())}", columns, _utf8(inner.with_suffix("").as_posix()))
+            yield _book(
+                path, f"{name.rstrip('/')}/{one_line(inner.as_posix())}", columns, writable(inner.with_suffix("").as_posix())
+            )
     if not found:
-        others = sorted(shown(path.name, 40) for path in _walk(folder, name, set()))[:5]
+        others = sorted(one_line(path.name, 40) for path in _walk(folder, name, set()))[:5]
         held = f"it holds {', '.join(others)}" if others else "it is empty"
         raise DataError("data/no-txt", f"{name}: the folder has no .txt file ({held}); give the file itself, or a folder of .txt.")
-
-
-def _utf8(name: str) -> str:
-    """A file name that is not UTF-8 still needs a name that can be written down."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _walk(folder: Path, name: str, seen: set[tuple[int, int]]) -> Iterator[Path]:

@@ -39,6 +39,16 @@ class Columns:
         return (self.text,) if self.group is None else (self.text, self.group)
 
 
+def one_line(name: str, limit: int | None = None) -> str:
+    """A name from outside (file, column, key) made safe for a message of one line."""
+    return shown(writable(name).replace("\n", "\\n"), limit)
+
+
+def writable(name: str) -> str:
+    """`name` with what UTF-8 cannot say (bytes of a file name, half characters of a JSON key) spelled out."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def require_columns(columns: Columns, found: Iterable[str], where: str) -> None:
     """DataError that lists the columns found, and the nearest one, unless all that are asked for are there."""
     names = [str(name) for name in found]
@@ -47,12 +57,12 @@ def require_columns(columns: Columns, found: Iterable[str], where: str) -> None:
             continue
         near = difflib.get_close_matches(column.lower(), {name.strip().lower(): name for name in names}, 1, 0.6)
         nearest = next((name for name in names if near and name.strip().lower() == near[0]), None)
-        listed = ", ".join(f"`{shown(name, 40)}`" for name in names[:20]) or "none"
+        listed = ", ".join(f"`{one_line(name, 40)}`" for name in names[:20]) or "none"
         more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-        hint = f"did you mean `{shown(nearest, 40)}`? " if nearest is not None else ""
+        hint = f"did you mean `{one_line(nearest, 40)}`? " if nearest is not None else ""
         option = "data.column" if column == columns.text else "data.split.group"
         raise DataError(
-            "data/no-column", f"{where}: there is no column `{shown(column, 80)}`; found {listed}{more}; {hint}Set {option}."
+            "data/no-column", f"{where}: there is no column `{one_line(column, 80)}`; found {listed}{more}; {hint}Set {option}."
         )
 
 
@@ -87,7 +97,9 @@ def _text(value: object, column: str, where: str) -> str:
         return ""  # a missing text is an empty one, and counted as such
     if not isinstance(value, str):
         kind = type(value).__name__
-        raise DataError("data/not-text", f"{where}: `{shown(column, 80)}` must be text, found {kind} {shown(repr(value), 60)}.")
+        raise DataError(
+            "data/not-text", f"{where}: `{one_line(column, 80)}` must be text, found {kind} {one_line(repr(value), 60)}."
+        )
     if len(value) > ROW_LIMIT:
         raise too_long(where)
     return check_text(value, where)
@@ -106,7 +118,9 @@ def _label(value: object, column: str, where: str) -> str:
         return ""
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         kind = type(value).__name__
-        raise DataError("data/not-text", f"{where}: `{shown(column, 80)}` must be a name, found {kind} {shown(repr(value), 60)}.")
+        raise DataError(
+            "data/not-text", f"{where}: `{one_line(column, 80)}` must be a name, found {kind} {one_line(repr(value), 60)}."
+        )
     return check_text(str(value).strip(), where)
 
 
@@ -122,7 +136,7 @@ def _position(value: object, where: str) -> int | None:
     if whole is None or abs(whole) >= _POSITION_LIMIT:
         raise DataError(
             "data/position",
-            f"{where}: `position` must be a whole number, the text's place in its source; found {shown(repr(value), 60)}. "
+            f"{where}: `position` must be a whole number, the text's place in its source; found {one_line(repr(value), 60)}. "
             "Rename the column if it means something else.",
         )
     return whole

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from galvan.data.files import lines, whole
-from galvan.data.rows import ROW_LIMIT, Columns, require_columns, too_long
+from galvan.data.rows import ROW_LIMIT, Columns, one_line, require_columns, too_long
 from galvan.errors import DataError
-from galvan.text import shown
 
 
 class Record(NamedTuple):
@@ -59,7 +58,7 @@ def csv_records(path: Path, name: str, columns: Columns, delimiter: str = ",") -
 def _bad_csv(error: csv.Error, where: str) -> DataError:
     if "field limit" in str(error):
         return too_long(where)
-    reason = "a quote is not closed" if "unexpected end" in str(error) else shown(str(error), 100)
+    reason = "a quote is not closed" if "unexpected end" in str(error) else one_line(str(error), 100)
     return DataError("data/csv", f"{where}: not well-formed csv: {reason}; inside a quoted field, write a quote twice.")
 
 
@@ -67,7 +66,9 @@ def _refuse_twins(header: list[str], columns: Columns, where: str) -> None:
     for column in (*columns.required, "source", "position"):
         if header.count(column) > 1:
             twins = header.count(column)
-            raise DataError("data/twin-columns", f"{where}: there are {twins} columns `{shown(column, 80)}`; rename all but one.")
+            raise DataError(
+                "data/twin-columns", f"{where}: there are {twins} columns `{one_line(column, 80)}`; rename all but one."
+            )
 
 
 def tsv_records(path: Path, name: str, columns: Columns) -> Iterator[Record]:
@@ -107,7 +108,7 @@ def _parse(text: str, where: str, name_line: bool) -> Any:
     except RecursionError:
         raise DataError("data/json", f"{where}: not usable JSON: nested too deep.") from None
     except ValueError as error:  # a number of more digits than Python converts
-        raise DataError("data/json", f"{where}: not usable JSON: {shown(str(error), 100)}.") from None
+        raise DataError("data/json", f"{where}: not usable JSON: {one_line(str(error), 100)}.") from None
 
 
 def _record(value: object, place: str, name: str, columns: Columns) -> Record:
@@ -120,7 +121,7 @@ def _record(value: object, place: str, name: str, columns: Columns) -> Record:
 
 def _kind(value: object) -> str:
     if isinstance(value, dict):
-        keys = ", ".join(f"`{shown(str(key), 40)}`" for key in list(value)[:10])
+        keys = ", ".join(f"`{one_line(str(key), 40)}`" for key in list(value)[:10])
         return f"an object with the keys {keys}" if keys else "an empty object"
     names = {list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number", type(None): "null"}
     return names.get(type(value), type(value).__name__)
@@ -147,7 +148,7 @@ def parquet_records(path: Path, name: str, columns: Columns) -> Iterator[Record]
             raise
         after = f" after row {number}" if number else ""
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError("data/parquet", f"{name}{after}: not readable as parquet: {shown(reason, 120).rstrip('.')}.") from None
+        raise DataError("data/parquet", f"{name}{after}: not readable as parquet: {one_line(reason, 120).rstrip('.')}.") from None
 
 
 READERS: dict[str, Reader] = {

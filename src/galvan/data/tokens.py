@@ -8,6 +8,7 @@ and only if the recipe wants ends to be learned. Labels come from positions, nev
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from galvan.run import Document
 
 IGNORE = -100
+_BYTE_FALLBACK = re.compile("<0x[0-9A-F]{2}>")
 Ids = NDArray[np.int64]
 
 
@@ -47,11 +49,21 @@ def first_token_rule(tokenizer: Any) -> str:
 
 
 def encode_texts(tokenizer: Any, texts: Sequence[str]) -> list[Ids]:
-    """Ids of each text alone, no special tokens added; special tokens spelled out in the text stay text where the tokenizer can."""
+    """Ids of each text alone, no special tokens added; a special token spelled out in the text stays text."""
     if not texts:
         return []
-    encoded = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    encoded = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
     return [np.asarray(ids, dtype=np.int64) for ids in encoded]
+
+
+def first_token_bytes(tokenizer: Any, text: str) -> int:
+    """UTF-8 bytes of the first token of `text`; a byte-level token may end inside a character."""
+    encoded = tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False)
+    end = encoded["offset_mapping"][0][1]
+    if len(encoded["input_ids"]) == 1 or encoded["offset_mapping"][1][0] >= end:
+        return len(text[:end].encode("utf-8"))
+    piece = tokenizer.convert_ids_to_tokens(encoded["input_ids"][0])
+    return 1 if _BYTE_FALLBACK.fullmatch(piece) else len(piece)  # a byte-level piece spells each byte as one character
 
 
 def training_rows(tokenizer: Any, documents: Sequence[Document], max_tokens: int | None, learn_eos: bool) -> list[TokenRow]:
@@ -66,7 +78,6 @@ def training_rows(tokenizer: Any, documents: Sequence[Document], max_tokens: int
         whole = np.concatenate([np.array(bos, dtype=np.int64), ids, np.array(eos, dtype=np.int64)])
         kept = whole if max_tokens is None else whole[:max_tokens]
         labels = kept.copy()
-        if bos:
-            labels[0] = IGNORE
+        labels[:1] = IGNORE
         rows.append(TokenRow(document.id, kept, labels, len(whole) - len(kept)))
     return rows

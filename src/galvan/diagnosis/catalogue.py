@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from galvan.errors import ComparisonRefused, RecipeError
 from galvan.measure.facts import AdapterState, FileFacts, FunctionFacts, Integrity, LiveFacts, integrity_from_json
+from galvan.run import read_json
 from galvan.text import shown
 
 Status = Literal["present", "absent", "unknown"]
@@ -72,6 +74,12 @@ class Facts:
             None if training is None else Training(**{f.name: training.get(f.name) for f in dataclasses.fields(Training)}),
             None if scores is None else Scores(**{f.name: scores[f.name] for f in dataclasses.fields(Scores)}),
         )
+
+    @classmethod
+    def of(cls, folder: Path) -> Facts:
+        """From a run's folder: what integrity.json and training.json hold, where they are there."""
+        found = [read_json(path) if path.is_file() else None for path in (folder / "integrity.json", folder / "training.json")]
+        return cls.from_json(*found)
 
     @property
     def files(self) -> FileFacts | None:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import nn
 
-from galvan.data.tokens import Ids, adds_bos, encode_texts
+from galvan.data.tokens import Ids, adds_bos, encode_texts, first_token_bytes
 from galvan.errors import DataError
 from galvan.likelihood import supports_chunks, token_nll
 from galvan.progress import Progress, Silent
@@ -78,12 +78,12 @@ def score(
     for document, sequence in zip(documents, sequences, strict=True):
         if len(sequence) - len(eos) < 2:
             raise DataError("data/too-short", f"Document {shown(document.id)} has no token that could be scored; remove it from the data.")
-    progress.start(f"Scoring {arm}", sum(map(len, sequences)), "token")
+    progress.start(f"Scoring {arm}", sum(len(s) - 1 for s in sequences), "token")
     nll = _sequence_nll(model, sequences, context_tokens, tokens_per_pass, progress)
     rows = []
-    for document, ids, values in zip(documents, encoded, nll, strict=True):
+    for document, values in zip(documents, nll, strict=True):
         text_nll = values[: len(values) - len(eos)]
-        context_bytes = 0 if bos else len(tokenizer.decode(ids[:1].tolist()).encode("utf-8"))
+        context_bytes = 0 if bos else first_token_bytes(tokenizer, document.text)
         rows.append(
             Score(
                 arm, document.id, document.source, document.position, split, len(text_nll), document.n_bytes - context_bytes,

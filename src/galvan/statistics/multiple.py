@@ -22,7 +22,7 @@ from galvan.statistics.units import Unit, group_documents
 from galvan.statistics.verdict import Verdict, judge
 
 FLIPS = 9_999
-_CELLS_AT_ONCE = 4_000_000
+_CELLS_AT_ONCE = 2_000_000  # coin tosses alive at once: 16 MB
 
 
 class MaxT(NamedTuple):
@@ -108,8 +108,9 @@ def sign_flip_max_t(sums: FloatArray, sizes: FloatArray, rng: np.random.Generato
     """
     n_units = sizes.size
     exact = 2**n_units <= flips + 1 if n_units < 40 else False
-    observed = _abs_t(np.ones((1, n_units)), sums, sizes)[0]
-    flipped = np.concatenate([_abs_t(signs, sums, sizes) for signs in _signs(n_units, flips, exact, rng)])
+    statistic = _Flipped(sums, sizes)
+    observed = statistic.abs_t(np.zeros((1, n_units)))[0]
+    flipped = np.concatenate([statistic.abs_t(tosses) for tosses in _tosses(n_units, flips, exact, rng)])
     extra = 0 if exact else 1  # the data as they are belong to the reference set; the full enumeration holds them already
     order = np.argsort(-observed, kind="stable")
     running = np.maximum.accumulate(flipped[:, order[::-1]], axis=1)[:, ::-1]  # max over this and all weaker candidates
@@ -126,32 +127,41 @@ def _upper(ordered: FloatArray, level: float) -> float:
     return float(ordered[min(ordered.size - 1, int(np.ceil(level * (ordered.size + 1))) - 1)])
 
 
-def _signs(n_units: int, flips: int, exact: bool, rng: np.random.Generator) -> Iterable[FloatArray]:
-    """Sign vectors in batches [F, C] of -1 and +1."""
+def _tosses(n_units: int, flips: int, exact: bool, rng: np.random.Generator) -> Iterable[FloatArray]:
+    """Which units are turned, in batches [F, C] of 0 and 1."""
     if exact:
         bits = np.arange(2**n_units)[:, None] >> np.arange(n_units)
-        yield (1 - 2 * (bits & 1)).astype(np.float64)
+        yield (bits & 1).astype(np.float64)
         return
     batch = max(1, _CELLS_AT_ONCE // n_units)
     for start in range(0, flips, batch):
         rows = min(batch, flips - start)
         tosses = np.unpackbits(np.frombuffer(rng.bytes((rows * n_units + 7) // 8), dtype=np.uint8), count=rows * n_units)
-        yield 1 - 2 * tosses.reshape(rows, n_units).astype(np.float64)
+        yield tosses.reshape(rows, n_units).astype(np.float64)
 
 
-def _abs_t(signs: FloatArray, sums: FloatArray, sizes: FloatArray) -> FloatArray:
-    """|r| / se for each sign vector [F, C] and candidate [K, C]; [F, K]. (s D - r T)^2 is expanded, so no [F, K, C] array is made."""
-    n, total = sizes.size, sizes.sum()
-    weight = 1 / np.square(total - sizes)
-    r = signs @ sums.T / total
-    cross = signs @ (weight * sizes * sums).T
-    square = (weight * sums**2).sum(axis=1) - 2 * r * cross + r**2 * (weight * sizes**2).sum()
-    # Rounding leaves about 1e-16 of the first term where all units agree; that is no spread.
-    floor = 1e-14 * (weight * sums**2).sum(axis=1)
-    se = np.sqrt((n - 1) / n * np.where(square > floor, square, 0.0))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        t = np.abs(r) / se
-    return np.where(np.isnan(t), 0.0, t)
+class _Flipped:
+    """|r| / se of K candidates under sign flips; what does not depend on the signs is computed once. `sums` [K, C], `sizes` [C].
+
+    (s D - r T)^2 is expanded, so that no [flips, K, C] array is made and all flips of a batch are one matrix product.
+    """
+
+    def __init__(self, sums: FloatArray, sizes: FloatArray) -> None:
+        n, total = sizes.size, sizes.sum()
+        weight = (n - 1) / n / np.square(total - sizes)
+        self.right = np.ascontiguousarray(np.concatenate([sums / total, weight * sizes * sums]).T)
+        self.of_sums = (weight * sums**2).sum(axis=1)
+        self.of_sizes = float((weight * sizes**2).sum())
+
+    def abs_t(self, flipped: FloatArray) -> FloatArray:
+        """[F, K] for `flipped` [F, C]: 1 where a unit's sign is turned, 0 where it stays."""
+        r, cross = np.split(self.right.sum(axis=0) - 2 * (flipped @ self.right), 2, axis=1)
+        variance = self.of_sums - 2 * r * cross + r**2 * self.of_sizes
+        # Rounding leaves about 1e-16 of the first term where all units agree; that is no spread.
+        se = np.sqrt(np.where(variance > 1e-14 * self.of_sums, variance, 0.0))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            t = np.abs(r) / se
+        return np.where(np.isnan(t), 0.0, t)
 
 
 def judge_candidates(

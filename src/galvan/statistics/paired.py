@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ from galvan.statistics.checks import FloatArray, counts, margin_of, numbers, pla
 from galvan.statistics.power import Needed, mde_percent, needed, sensitivity_sentence
 from galvan.statistics.ratio import Interval, Ratio, percent_of_perplexity, ratio
 from galvan.statistics.units import Grouping, Unit, Units, group_documents, lag1_autocorrelation, n_blocks
-from galvan.statistics.verdict import Verdict, judge
+from galvan.statistics.verdict import FEWEST_UNITS, Verdict, judge
 
 DEFAULT_MARGIN = 0.01
 NOTABLE_AUTOCORRELATION = 0.2
@@ -133,19 +134,7 @@ def _gain(
             "inconclusive",
             "Base and tuned are exactly equal on every document: one model measured twice, not a result.",
         )
-    mde80 = mde90 = None
-    for_margin = for_observed = for_nearer = None
-    if estimate.se is not None and estimate.df is not None:
-        mde80, mde90 = mde_percent(estimate.se, estimate.df), mde_percent(estimate.se, estimate.df, 0.90)
-
-        def plan(target: float) -> Needed | None:
-            assert estimate.se is not None
-            fewest, df_at = _answer(estimate, grouping.unit, n)
-            return needed(estimate.se, n, total, target, df_at, fewest) if target > 0 else None
-
-        assert ci95 is not None
-        for_margin, for_observed = plan(margin), plan(abs(r))
-        for_nearer = plan(max(ci95.low, -ci95.high))
+    seen = _sensitivity(estimate, grouping.unit, n, total, margin)
     return Gain(
         nats_per_token=r,
         se=estimate.se,
@@ -164,31 +153,44 @@ def _gain(
         unit=grouping.unit,
         margin=margin,
         smallest_margin=None if ci90 is None else max(abs(ci90.low), abs(ci90.high)),
-        mde80_percent=mde80,
-        mde90_percent=mde90,
-        documents_needed_for_margin=for_margin,
-        documents_needed_for_observed=for_observed,
-        documents_needed_for_nearer_end=for_nearer,
+        mde80_percent=seen.mde80,
+        mde90_percent=seen.mde90,
+        documents_needed_for_margin=seen.for_margin,
+        documents_needed_for_observed=seen.for_observed,
+        documents_needed_for_nearer_end=seen.for_nearer_end,
         base_perplexity=math.exp(float(base.sum()) / total),
         tuned_perplexity=math.exp(float(tuned.sum()) / total),
         lag1_autocorrelation=lag1,
     )
 
 
-class _DfAt:
-    """Degrees of freedom of the interval that this rule would give at another number of documents, lengths and sources alike."""
-
-    def __init__(self, estimate: Ratio, unit: Unit, n: int) -> None:
-        self.estimate, self.unit, self.n = estimate, unit, n
-
-    def __call__(self, documents: int) -> float:
-        growth = n_blocks(documents) / self.estimate.n_units if self.unit == "block" else documents / self.n
-        return self.estimate.n_effective * growth - 1
+class _Sensitivity(NamedTuple):
+    mde80: float | None = None
+    mde90: float | None = None
+    for_margin: Needed | None = None
+    for_observed: Needed | None = None
+    for_nearer_end: Needed | None = None
 
 
-def _answer(estimate: Ratio, unit: Unit, n: int) -> tuple[int, _DfAt]:
-    fewest = 6 if unit == "block" else math.ceil(5 * n / estimate.n_effective - 1e-9)
-    return fewest, _DfAt(estimate, unit, n)
+def _sensitivity(estimate: Ratio, unit: Unit, n: int, n_tokens: float, margin: float) -> _Sensitivity:
+    """What could have been seen, and how many documents would do; all None where there is no standard error."""
+    se, df, ci95 = estimate.se, estimate.df, estimate.interval()
+    if se is None or df is None or ci95 is None:
+        return _Sensitivity()
+    fewest = 6 if unit == "block" else math.ceil(FEWEST_UNITS * n / estimate.n_effective - 1e-9)
+
+    def df_at(documents: int) -> float:
+        """Degrees of freedom that this rule would have at another number of documents, lengths and sources alike."""
+        growth = n_blocks(documents) / estimate.n_units if unit == "block" else documents / n
+        return estimate.n_effective * growth - 1
+
+    def documents(target: float) -> Needed | None:
+        return needed(se, n, n_tokens, target, df_at, fewest) if target > 0 else None
+
+    nearer_end = max(ci95.low, -ci95.high)
+    return _Sensitivity(
+        mde_percent(se, df), mde_percent(se, df, 0.90), documents(margin), documents(abs(estimate.value)), documents(nearer_end)
+    )
 
 
 def _as_perplexity(gain: Interval) -> Interval:

@@ -16,6 +16,8 @@ from scipy.special import stdtr, stdtrit
 
 from galvan.statistics.checks import FloatArray
 
+FEWEST_EFFECTIVE = 1.5  # below it t has under half a degree of freedom and its quantiles run to thousands
+
 
 class Interval(NamedTuple):
     """Both ends of a confidence interval, in the units of the estimate."""
@@ -74,10 +76,10 @@ def ratio(sums: FloatArray, sizes: FloatArray) -> Ratio:
     value = float(sums.sum() / sizes.sum())
     if n < 2:
         return Ratio(value, None, None, n, n_effective, "one unit alone has no spread")
-    if n_effective < 2 - 1e-9:
+    if n_effective < FEWEST_EFFECTIVE:
         return Ratio(value, None, None, n, n_effective, f"one of the {n} units outweighs all others together")
     se = float(jackknife_se(sums, sizes))
-    return Ratio(value, se, max(n_effective - 1, 1.0), n, n_effective, None)
+    return Ratio(value, se, n_effective - 1, n, n_effective, None)
 
 
 def percent_of_perplexity(gain_nats: float) -> float:

@@ -20,10 +20,11 @@ from torch import nn
 
 from galvan.data.tokens import TokenRow
 from galvan.errors import DataError, ModelError
-from galvan.likelihood import sum_nll, supports_chunks
+from galvan.likelihood import causal_lm, sum_nll, supports_chunks
 from galvan.progress import Progress, Silent
 from galvan.recipe import Training
 from galvan.run import fingerprint, read_rows, write_rows
+from galvan.text import shown
 from galvan.training.checkpoint import load_checkpoint, save_checkpoint
 from galvan.training.muon import Muon
 from galvan.training.passes import collate, plan_passes
@@ -55,11 +56,13 @@ def learning_rate_factor(step: int, total: int, settings: Training) -> float:
     return left if settings.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
 
 
-def build_optimizers(parameters: Mapping[str, nn.Parameter], settings: Training) -> list[torch.optim.Optimizer]:
+def build_optimizers(model: nn.Module, parameters: Mapping[str, nn.Parameter], settings: Training) -> list[torch.optim.Optimizer]:
     """AdamW for everything, or Muon for the inner matrices and AdamW for embeddings, head and vectors."""
-    inner = [p for name, p in parameters.items() if p.ndim == 2 and "embed" not in name and "lm_head" not in name]
-    if settings.optimizer == "adamw":
-        inner = []
+    inner: list[nn.Parameter] = []
+    if settings.optimizer == "muon":
+        tables = [m for m in model.modules() if isinstance(m, nn.Embedding)] + [causal_lm(model).get_output_embeddings()]
+        outer = {id(table.weight) for table in tables}
+        inner = [p for p in parameters.values() if p.ndim == 2 and id(p) not in outer]
     taken = {id(p) for p in inner}
     rest = [p for p in parameters.values() if id(p) not in taken]
     adamw = torch.optim.AdamW(
@@ -80,6 +83,22 @@ def evaluate_rows(model: nn.Module, rows: Sequence[TokenRow], chunked: bool) -> 
         result.append({"document": row.id, "n_tokens": row.n_supervised, "nll_nats": float(sum_nll(model, ids, labels, chunked))})
     model.train(was_training)
     return result
+
+
+def batch_gradient(model: nn.Module, batch: Sequence[TokenRow], rows_per_pass: int, chunked: bool) -> float:
+    """Mean NLL in nats over the supervised tokens of `batch`; its gradient is added to the parameters' own.
+
+    Every pass is divided by the tokens of the whole batch, not by its own: the passes cannot change the gradient.
+    """
+    device = next(model.parameters()).device
+    supervised = sum(row.n_supervised for row in batch)
+    loss = 0.0
+    for part in plan_passes(batch, rows_per_pass, TOKENS_PER_PASS):
+        ids, labels = collate(part, device)
+        nll = sum_nll(model, ids, labels, chunked) / supervised
+        torch.autograd.backward(nll)
+        loss += float(nll.detach())
+    return loss
 
 
 def steps_per_epoch(n_rows: int, settings: Training) -> int:
@@ -116,9 +135,8 @@ def train(
     first_epoch = rows_of_epoch(0)
     if not sum(row.n_supervised for row in first_epoch):
         raise DataError("training/no-targets", f"None of the {len(first_epoch)} training rows has a token to learn; look at them with `galvan prepare`.")
-    device = next(iter(parameters.values())).device
     torch.manual_seed(seed)
-    optimizers = build_optimizers(parameters, settings)
+    optimizers = build_optimizers(model, parameters, settings)
     chunked = supports_chunks(model)
     per_epoch, steps = steps_per_epoch(len(first_epoch), settings), total_steps(len(first_epoch), settings)
     evaluate_after = {round(steps * k / settings.evaluations) for k in range(1, settings.evaluations + 1)}
@@ -127,14 +145,22 @@ def train(
     checkpoint = folder / "checkpoint.safetensors"
     position = load_checkpoint(checkpoint, parameters, optimizers, mark) or {"step": 0, "tokens": 0, "seconds": 0.0}
     start, tokens = int(position["step"]), int(position["tokens"])
-    trace = list(read_rows(folder / "training.jsonl"))[:start] if start else []
+    trace = [row for row in read_rows(folder / "training.jsonl") if row["step"] <= start] if start else []
     curves = [row for row in read_rows(folder / "curves.jsonl") if row["step"] <= start] if start else []
     if start:
         progress.say(f"Training goes on at step {start} of {steps}, from the checkpoint.")
 
     def evaluate(step: int) -> None:
         for name, some in (("validation", validation), ("probe", probe)):
-            curves.extend({"step": step, "set": name, **row} for row in evaluate_rows(model, some, chunked))
+            found = evaluate_rows(model, some, chunked)
+            curves.extend({"step": step, "set": name, **row} for row in found)
+            for row in found:
+                if not math.isfinite(row["nll_nats"]):
+                    raise not_finite(f"After step {step} of {steps} the NLL of {name} document {shown(row['document'])} is {row['nll_nats']}")
+
+    def not_finite(what: str) -> ModelError:
+        write_rows(folder / "training.jsonl", trace)
+        return ModelError("training/non-finite", f"{what}; lower training.learning_rate (now {settings.learning_rate}) or use float32.")
 
     def save(step: int) -> None:
         write_rows(folder / "training.jsonl", trace)
@@ -157,30 +183,22 @@ def train(
         size = settings.batch_size * settings.accumulation
         batch = [epoch_rows[i] for i in order[within * size : (within + 1) * size]]
         supervised = sum(row.n_supervised for row in batch)
-        if not supervised:  # an epoch of fewer rows than the first can leave its last steps empty
-            continue
-        factor = learning_rate_factor(step, steps, settings)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * factor
-        loss = 0.0
-        for part in plan_passes(batch, settings.batch_size, TOKENS_PER_PASS):
-            ids, labels = collate(part, device)
-            nll = sum_nll(model, ids, labels, chunked) / supervised
-            nll.backward()  # type: ignore[no-untyped-call]
-            loss += float(nll.detach())
-        norm = float(nn.utils.clip_grad_norm_(list(parameters.values()), settings.max_gradient_norm))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            write_rows(folder / "training.jsonl", [*trace, {"step": step + 1, "tokens": tokens, "learning_rate": settings.learning_rate * factor, "loss_nats": loss, "gradient_norm": norm, "seconds": seconds}])
-            what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient norm is {norm}"
-            raise ModelError("training/non-finite", f"At step {step + 1} of {steps} the {what}; lower training.learning_rate (now {settings.learning_rate}) or use float32.")
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        tokens += supervised
-        seconds = time.monotonic() - started
-        trace.append({"step": step + 1, "tokens": tokens, "learning_rate": settings.learning_rate * factor, "loss_nats": loss, "gradient_norm": norm, "seconds": round(seconds, 3)})
-        progress.advance(1, f"loss {loss:.3f}, {tokens / max(seconds, 1e-9):,.0f} tokens/s")
+        if supervised:  # an epoch of fewer rows than the first can leave its last steps empty
+            rate = settings.learning_rate * learning_rate_factor(step, steps, settings)
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+            loss = batch_gradient(model, batch, settings.batch_size, chunked)
+            norm = float(nn.utils.clip_grad_norm_(list(parameters.values()), settings.max_gradient_norm))
+            tokens += supervised
+            seconds = time.monotonic() - started
+            trace.append({"step": step + 1, "tokens": tokens, "learning_rate": rate, "loss_nats": loss, "gradient_norm": norm, "seconds": round(seconds, 3)})
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise not_finite(f"At step {step + 1} of {steps} the " + (f"gradient norm is {norm}" if math.isfinite(loss) else f"loss is {loss}"))
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+        progress.advance(1, f"loss {trace[-1]['loss_nats']:.3f}, {tokens / max(seconds, 1e-9):,.0f} tokens/s" if trace else "")
         if step + 1 in evaluate_after:
             evaluate(step + 1)
         if step + 1 == steps or time.monotonic() - saved >= settings.checkpoint_seconds:

@@ -1,0 +1,308 @@
+"""Which comparisons a run makes, from `scores.parquet` alone: base against tuned on held-out and on training text, and the controls.
+
+Documents are paired by name, token by token; a document that one arm lacks refuses the comparison, because leaving it out would
+change the result. The exact-identity question comes before any statistics (METHODS S1.6), and no gain is kept where it, or a
+control, says that the measurement itself is at fault.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from galvan.errors import ComparisonRefused, DataError
+from galvan.measure.facts import integrity_from_json
+from galvan.run import SCHEMA_VERSION
+from galvan.statistics.bits_per_byte import BitsGain, paired_bits
+from galvan.statistics.bottleneck import Bottleneck, bottleneck
+from galvan.statistics.checks import FloatArray, IntArray
+from galvan.statistics.compare_sets import Difference, difference
+from galvan.statistics.identity import Identity, identical
+from galvan.statistics.paired import Gain, paired_gain
+from galvan.text import shown
+
+BASE, TUNED = "base", "tuned"
+TEST, TRAIN = "test", "train"
+LEAST_FLOOR_NATS = 1e-5  # rounding in float32; ten of these are the 1e-4 that batching may change (METHODS S3.6)
+
+_COLUMNS = pa.schema(
+    [
+        ("arm", pa.string()), ("document", pa.string()), ("source", pa.string()), ("position", pa.int64()), ("split", pa.string()),
+        ("n_tokens", pa.int64()), ("n_bytes", pa.int64()), ("nll_nats", pa.float64()), ("token_nll_nats", pa.list_(pa.float32())),
+    ]
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One arm on one split: parallel lists, one entry a document. `tokens` holds the NLL of each token in nats."""
+
+    documents: list[str]
+    sources: list[str]
+    positions: IntArray
+    n_tokens: IntArray
+    n_bytes: IntArray
+    nll_nats: FloatArray
+    tokens: list[FloatArray]
+
+    def take(self, documents: Sequence[str]) -> Arm:
+        """The same arm on these documents, in this order; KeyError if it lacks one."""
+        place = {name: index for index, name in enumerate(self.documents)}
+        at = [place[name] for name in documents]
+        pick = np.array(at, dtype=np.int64)
+        return Arm(
+            list(documents), [self.sources[i] for i in at], self.positions[pick], self.n_tokens[pick], self.n_bytes[pick],
+            self.nll_nats[pick], [self.tokens[i] for i in at],
+        )  # fmt: skip
+
+
+Scores = Mapping[tuple[str, str], Arm]
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """A comparison whose answer is known. `status` is None, with the reason, where it was not run."""
+
+    status: Literal["ok", "failed"] | None
+    reason: str
+    largest_difference_nats: float | None = None
+    gain_nats_per_token: float | None = None
+    n_documents: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Comparisons:
+    """`comparisons.json`. Gains are None, with the reason in `refusal`, where the comparison is refused; `probe` is the gain on a fixed
+    sample of the training documents, None with `probe_reason` where none was scored."""
+
+    schema_version: int
+    noise_floor_nats: float
+    noise_floor_reason: str
+    identity: Identity
+    controls: dict[str, Control]
+    refusal: str | None
+    test: Gain | None
+    bits: BitsGain | None
+    bottleneck: Bottleneck | None
+    probe: Gain | None
+    probe_minus_test: Difference | None
+    probe_reason: str | None
+
+    def withheld(self, refusal: str) -> Comparisons:
+        """The same without any gain: what may be kept of a refused comparison."""
+        return dataclasses.replace(
+            self, refusal=refusal, test=None, bits=None, bottleneck=None, probe=None, probe_minus_test=None, probe_reason=refusal
+        )
+
+
+def compare(path: Path, margin: float, integrity: Mapping[str, Any] | None = None) -> Comparisons:
+    """All comparisons of a run's `scores.parquet`; `margin` in nats a token.
+
+    Raises DataError where the file is damaged, ComparisonRefused where base and tuned were not scored on the same tokens.
+    """
+    scores = read_scores(path)
+    floor, floor_reason = noise_floor(integrity)
+    base, tuned = paired(scores, TUNED, TEST)
+    identity = _identity(base, tuned, floor)
+    controls = {name: check(scores, floor, margin) for name, check in CONTROLS.items()}
+    test, bits = gain(base, tuned, margin), _bits(base, tuned)
+    followed = (TUNED, TRAIN) in scores or (BASE, TRAIN) in scores
+    probe = gain(*paired(scores, TUNED, TRAIN), margin) if followed else None
+    reason = None if followed else "No training document was scored."
+    spread = bottleneck([b - t for b, t in zip(base.tokens, tuned.tokens, strict=True)])
+    found = Comparisons(
+        SCHEMA_VERSION, floor, floor_reason, identity, controls, None, test, bits, spread, probe,
+        None if probe is None else difference(probe, test), reason,
+    )  # fmt: skip
+    refusal = _refusal(identity, controls)
+    return found if refusal is None else found.withheld(refusal)
+
+
+def _refusal(identity: Identity, controls: Mapping[str, Control]) -> str | None:
+    if identity.status == "identical":
+        return identity.reason
+    failed = [control.reason for control in controls.values() if control.status == "failed"]
+    return f"A control failed: {failed[0][0].lower()}{failed[0][1:]}" if failed else None
+
+
+def noise_floor(integrity: Mapping[str, Any] | None) -> tuple[float, str]:
+    """How far a token's NLL may differ between two measurements of one model, in nats, and where the number comes from."""
+    function = None if integrity is None else integrity_from_json(integrity).function
+    if function is None:
+        return LEAST_FLOOR_NATS, "Not measured in this run; taken as the rounding of float32."
+    if function.noise_floor_nats < LEAST_FLOOR_NATS:
+        return LEAST_FLOOR_NATS, f"The rounding of float32; measured on {function.n_texts} texts: {function.noise_floor_nats:.2g}."
+    return function.noise_floor_nats, f"Measured on {function.n_texts} texts, one forward pass repeated and batched."
+
+
+def gain(base: Arm, tuned: Arm, margin: float) -> Gain:
+    """The paired gain of two arms on the same documents; units by source and position (METHODS S1.3)."""
+    return paired_gain(base.nll_nats, tuned.nll_nats, base.n_tokens, margin=margin, sources=base.sources, positions=base.positions)
+
+
+def _bits(base: Arm, tuned: Arm) -> BitsGain:
+    return paired_bits(base.nll_nats, tuned.nll_nats, base.n_bytes, sources=base.sources, positions=base.positions)
+
+
+def paired(scores: Scores, arm: str, split: str, part: bool = False) -> tuple[Arm, Arm]:
+    """Base and `arm` on the same documents of `split`; with `part`, on those that `arm` has.
+
+    ComparisonRefused, naming the document, where one arm lacks it or counts other tokens in it.
+    """
+    empty = [name for name in (BASE, arm) if (name, split) not in scores]
+    if empty:
+        raise ComparisonRefused("compare/missing-arm", f"scores.parquet has no {split} documents under `{shown(empty[0])}`; score both arms on the same file.")
+    base, other = scores[BASE, split], scores[arm, split]
+    lacking = sorted(set(other.documents) - set(base.documents)) + ([] if part else sorted(set(base.documents) - set(other.documents)))
+    if lacking:
+        raise ComparisonRefused(
+            "compare/unpaired", f"{split} document {shown(lacking[0], 80)} was scored under only one of `{BASE}` and `{shown(arm)}` "
+            f"({len(lacking)} such); score both arms on the same documents.",
+        )  # fmt: skip
+    base, other = base.take([name for name in base.documents if name in set(other.documents)]), other
+    other = other.take(base.documents)
+    unlike = np.flatnonzero((base.n_tokens != other.n_tokens) | (base.n_bytes != other.n_bytes))
+    if unlike.size:
+        i = int(unlike[0])
+        raise ComparisonRefused(
+            "compare/tokens", f"{split} document {shown(base.documents[i], 80)} has {base.n_tokens[i]} tokens and {base.n_bytes[i]} bytes under "
+            f"`{BASE}` but {other.n_tokens[i]} and {other.n_bytes[i]} under `{shown(arm)}`; use one tokenizer and one first-token rule.",
+        )  # fmt: skip
+    return base, other
+
+
+# ---- controls: comparisons whose answer is known ----
+
+
+def _identity(base: Arm, other: Arm, floor: float) -> Identity:
+    """With the document's name in place of its number."""
+    found = identical(base.tokens, other.tokens, floor)
+    name = shown(base.documents[found.document], 80)
+    return dataclasses.replace(found, reason=found.reason.replace(f"Document {found.document} ", f"Document {name} ", 1))
+
+
+def _control(arm: str, judge: Callable[[Identity, Gain], str | None], passed: str) -> Callable[[Scores, float, float], Control]:
+    """A control on arm `arm`: `judge` returns what is wrong, or None."""
+
+    def check(scores: Scores, floor: float, margin: float) -> Control:
+        if (arm, TEST) not in scores:
+            return Control(None, f"Arm `{arm}` was not scored in this run.")
+        base, other = paired(scores, arm, TEST, part=True)
+        identity, result = _identity(base, other, floor), gain(base, other, margin)
+        wrong = judge(identity, result)
+        what = f"largest token difference {identity.largest_difference_nats:.2g} nats, gain {result.nats_per_token:+.3g} nats a token"
+        return Control(
+            "failed" if wrong else "ok",
+            f"{wrong or passed} ({what}, {result.n_documents} documents).",
+            identity.largest_difference_nats,
+            result.nats_per_token,
+            result.n_documents,
+        )
+
+    return check
+
+
+def _base_vs_base(identity: Identity, result: Gain) -> str | None:
+    """The floor was measured on a few texts, and the largest of more tokens may lie above it: ten floors are a failure. A gain
+    below the floor is rounding, and an interval around rounding means nothing."""
+    if identity.status == "different":
+        return "The base, scored twice, differs from itself by more than ten times the noise floor"
+    differs = result.verdict in ("improved", "worse") and abs(result.nats_per_token) > identity.noise_floor_nats
+    return f"The base, scored twice, is {result.verdict} against itself" if differs else None
+
+
+def _zero_adapter(identity: Identity, result: Gain) -> str | None:
+    return "An adapter whose update is zero changes the model" if identity.status == "different" else None
+
+
+def _random_b(identity: Identity, result: Gain) -> str | None:
+    """Random noise in every B must be seen, and must not help. Chance alone calls 2.5 % of null comparisons improved, so an
+    improvement within the margin is let pass."""
+    if identity.status == "identical":
+        return "An adapter of random numbers changes nothing, so adapters do not reach the scores"
+    if result.verdict == "improved" and result.nats_per_token > result.margin:
+        return "An adapter of random numbers improves on the base, so the base is at a disadvantage"
+    return None
+
+
+def _shuffled_author(scores: Scores, floor: float, margin: float) -> Control:
+    return Control(None, "Style is not measured in this run, so there is nothing for shuffled text to fool.")
+
+
+CONTROLS: dict[str, Callable[[Scores, float, float], Control]] = {
+    "base_vs_base": _control("base_again", _base_vs_base, "The base, scored twice, agrees with itself"),
+    "zero_adapter": _control("zero_adapter", _zero_adapter, "An adapter whose update is zero changes nothing"),
+    "random_b": _control("random_b", _random_b, "An adapter of random numbers is seen, and does not help"),
+    "shuffled_author": _shuffled_author,
+}
+
+
+# ---- the file ----
+
+
+def read_scores(path: Path) -> dict[tuple[str, str], Arm]:
+    """The rows of `scores.parquet` by arm and split, in the order of the file; more columns than ours are let be.
+
+    Raises DataError that names the row where something is missing or contradicts itself, FileNotFoundError if there is no file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    try:
+        table = pq.ParquetFile(path).read(columns=_COLUMNS.names).select(_COLUMNS.names).cast(_COLUMNS).combine_chunks()
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise _damaged(path, f"not readable as scores: {shown(str(error), 160)}") from None
+    if not table.num_rows:
+        raise _damaged(path, "it holds no row")
+    columns = {name: table.column(name).combine_chunks() for name in _COLUMNS.names}
+    for name, column in columns.items():
+        if column.null_count:
+            raise _damaged(path, f"row {int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])}: `{name}` is missing")
+    return _arms(path, columns)
+
+
+def _arms(path: Path, columns: Mapping[str, Any]) -> dict[tuple[str, str], Arm]:
+    lists = columns["token_nll_nats"]
+    flat = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float64)
+    ends = np.cumsum(lists.value_lengths().to_numpy(zero_copy_only=False))
+    names = {name: columns[name].to_pylist() for name in ("arm", "split", "document", "source")}
+    number = {name: columns[name].to_numpy(zero_copy_only=False) for name in ("position", "n_tokens", "n_bytes", "nll_nats")}
+    tokens = np.split(flat, ends[:-1])
+    _check(path, names["document"], number, tokens)
+    rows: dict[tuple[str, str], list[int]] = {}
+    for index, key in enumerate(zip(names["arm"], names["split"], strict=True)):
+        rows.setdefault(key, []).append(index)
+    arms = {}
+    for key, at in rows.items():
+        documents = [names["document"][i] for i in at]
+        if len(set(documents)) < len(documents):
+            twice = next(name for name in documents if documents.count(name) > 1)
+            raise _damaged(path, f"document {shown(twice, 80)} stands twice under `{shown(key[0])}`, {shown(key[1])}")
+        arms[key] = Arm(
+            documents, [names["source"][i] for i in at], number["position"][at].astype(np.int64), number["n_tokens"][at].astype(np.int64),
+            number["n_bytes"][at].astype(np.int64), number["nll_nats"][at].astype(np.float64), [tokens[i] for i in at],
+        )  # fmt: skip
+    return arms
+
+
+def _check(path: Path, documents: Sequence[str], number: Mapping[str, Any], tokens: Sequence[FloatArray]) -> None:
+    for row, (document, values) in enumerate(zip(documents, tokens, strict=True)):
+        n, nll, wrong = int(number["n_tokens"][row]), float(number["nll_nats"][row]), ""
+        if n != values.size or n < 1 or number["n_bytes"][row] < 1:
+            wrong = f"{n} tokens are announced, {values.size} are there, in {number['n_bytes'][row]} bytes"
+        elif not (np.isfinite(nll) and np.isfinite(values).all()):
+            wrong = "a token's NLL is not finite, so one of the models overflows: score in float32"
+        elif abs(values.sum() - nll) > 1e-3 * max(1.0, abs(nll)):
+            wrong = f"`nll_nats` is {nll:.6g} but the tokens add up to {values.sum():.6g}"
+        if wrong:
+            raise _damaged(path, f"row {row}, document {shown(document, 80)}: {wrong}")
+
+
+def _damaged(path: Path, what: str) -> DataError:
+    return DataError("run/damaged", f"{shown(path.name)}: {what}; delete the file and run again.")

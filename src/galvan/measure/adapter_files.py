@@ -1,0 +1,260 @@
+"""What an adapter's files tell on their own: no base is loaded, its safetensors headers and config are enough.
+
+Keys are first held against the base's headers, which takes milliseconds and can only acquit: where they are not exactly the
+expected ones, PEFT itself loads the names onto a model without weights (torch's meta device) and says what does not fit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from galvan.errors import ModelError
+from galvan.measure.facts import FileFacts, ModuleDelta
+from galvan.models import Located, fingerprints, quiet, read_config, safetensors_header, weight_files
+from galvan.run import sha256_file
+from galvan.text import shown
+
+Header = dict[str, tuple[str, tuple[int, ...]]]
+PREFIX = "base_model.model."
+# PEFT also takes keys that kept the adapter's name, if it is "default".
+_FACTOR = re.compile(r"^(?P<module>.+)\.lora_(?:(?P<factor>[AB])(?:\.[^.]+)?\.weight|embedding_(?P<embedding>[AB]))$")
+# What belongs to a LoRA besides its factors; PEFT also saves a copy of the base's weight where an embedding or a head is adapted.
+_PART_OF_LORA = re.compile(
+    r"\.(?:lora_(?:[AB](?:\.[^.]+)?\.(?:weight|bias)|embedding_[AB]|magnitude_vector(?:\.weight)?)|base_layer\.weight)$"
+)
+# Each of these changes which keys are expected in ways that only PEFT knows.
+_BEYOND_HEADERS = (
+    "use_dora", "lora_bias", "modules_to_save", "target_parameters", "trainable_token_indices", "exclude_modules", "layers_to_transform",
+)  # fmt: skip
+
+
+def file_facts(base: Located, tuned: Located) -> FileFacts:
+    """Facts from the files of `base` and of `tuned`, an adapter or a whole model; neither is loaded.
+
+    Raises ModelError where weights or configs are missing or damaged, or are pickles.
+    """
+    if not (tuned.path / "adapter_config.json").is_file() and (tuned.path / "config.json").is_file():
+        own = fingerprints(tuned).weights
+        same = _same_folder(base, tuned) or own == fingerprints(base).weights
+        return FileFacts("full", own, same, _same_tokenizer(base, tuned))
+    paths = weight_files(tuned, "adapter_model")
+    config = read_config(tuned.path / "adapter_config.json")
+    headers = {path: safetensors_header(path) for path in paths}
+    header = {name: entry for part in headers.values() for name, entry in part.items()}
+    peft_type = config.get("peft_type")
+    recorded = config.get("base_model_name_or_path")
+    facts = FileFacts(
+        "lora" if peft_type == "LORA" else "other",
+        _digest(tuned),
+        _same_folder(base, tuned) or _holds_the_same_adapter(base, tuned),
+        _same_tokenizer(base, tuned),
+        peft_type=peft_type if isinstance(peft_type, str) else None,
+        recorded_base=recorded if isinstance(recorded, str) else None,
+        recorded_base_matches=_is_recorded(recorded, base),
+        n_keys=len(header),
+    )
+    if facts.kind == "other":
+        why = f"its keys and values are known for LoRA only, and its peft_type is {shown(str(peft_type), 40)}"
+        return dataclasses.replace(facts, reason=why)
+    targets = config.get("target_modules") or []
+    facts = dataclasses.replace(
+        facts,
+        rank=_number(config.get("r")),
+        alpha=_number(config.get("lora_alpha")),
+        use_rslora=bool(config.get("use_rslora")),
+        use_dora=bool(config.get("use_dora")),
+        target_modules=(targets,) if isinstance(targets, str) else tuple(sorted(map(str, targets))),
+        empty_tensors=tuple(sorted(name for name, (_, shape) in header.items() if math.prod(shape) == 0)),
+    )
+    facts = _with_keys(facts, base, tuned, config, header)
+    return _with_values(facts, config, headers)
+
+
+def _digest(adapter: Located) -> str:
+    """SHA-256 of the adapter's file; of the names and digests of its files where it has several."""
+    paths = weight_files(adapter, "adapter_model")
+    if len(paths) == 1:
+        return sha256_file(paths[0])
+    return hashlib.sha256("".join(f"{path.name} {sha256_file(path)}\n" for path in paths).encode()).hexdigest()
+
+
+def _same_folder(base: Located, tuned: Located) -> bool:
+    return base.path.resolve() == tuned.path.resolve()
+
+
+def _holds_the_same_adapter(base: Located, tuned: Located) -> bool:
+    """True if an adapter was given in the base's place too, and is this one."""
+    if not list(base.path.glob("adapter_model*.safetensors")):
+        return False
+    return _digest(base) == _digest(tuned)
+
+
+def _same_tokenizer(base: Located, tuned: Located) -> bool | None:
+    """Whether both tokenizers give the same ids; padding and truncation settings, which trainers leave behind, do not count."""
+    first, second = base.path / "tokenizer.json", tuned.path / "tokenizer.json"
+    if not first.is_file() or not second.is_file():
+        return None
+    if sha256_file(first) == sha256_file(second):
+        return True
+    parts = [{k: v for k, v in read_config(path).items() if k not in ("padding", "truncation")} for path in (first, second)]
+    return parts[0] == parts[1]
+
+
+def _is_recorded(recorded: object, base: Located) -> bool | None:
+    """Whether adapter_config.json names this base; None where a name cannot decide it (one is a folder, the other a Hub id)."""
+    if not isinstance(recorded, str) or not recorded:
+        return None
+    given = base.name.partition("@")[0]
+    if recorded == given or recorded == str(base.path):
+        return True
+    hub_id = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+    return False if base.revision and hub_id.fullmatch(recorded) and hub_id.fullmatch(given) else None
+
+
+def _number(value: object) -> float | None:
+    """A finite number, or None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return value
+
+
+def _with_keys(facts: FileFacts, base: Located, tuned: Located, config: Mapping[str, Any], header: Header) -> FileFacts:
+    expected = _expected_from_headers(base, config)
+    if expected is not None and _fits(header, expected):
+        return dataclasses.replace(facts, n_expected_keys=len(expected), keys_proved_by="base headers")
+    return _ask_peft(facts, base, tuned, header)
+
+
+def _expected_from_headers(base: Located, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]] | None:
+    """Expected key to the shape of the base weight that it adapts; None where headers cannot tell."""
+    targets = config.get("target_modules")
+    if not isinstance(targets, list) or any(config.get(name) for name in _BEYOND_HEADERS) or config.get("bias", "none") != "none":
+        return None
+    try:
+        weights = {name: shape for path in weight_files(base) for name, (_, shape) in safetensors_header(path).items()}
+    except ModelError:
+        return None
+    expected: dict[str, tuple[int, ...]] = {}
+    for name, shape in weights.items():
+        module, dot, last = name.rpartition(".")
+        if dot and last == "weight" and len(shape) == 2 and any(module == t or module.endswith(f".{t}") for t in targets):
+            expected.update({f"{PREFIX}{module}.lora_{factor}.weight": shape for factor in "AB"})
+    return expected
+
+
+def _fits(header: Header, expected: Mapping[str, tuple[int, ...]]) -> bool:
+    """True if the names are the expected ones and A [r, in] and B [out, r] fit weights [out, in] (Conv1D: [in, out])."""
+    if header.keys() != expected.keys() or any(len(shape) != 2 for _, shape in header.values()):
+        return False
+    for name, weight in expected.items():
+        if name.endswith(".lora_A.weight"):
+            (rank_a, n_in), (n_out, rank_b) = header[name][1], header[name.replace(".lora_A.", ".lora_B.")][1]
+            if rank_a != rank_b or sorted((n_in, n_out)) != sorted(weight):
+                return False
+    return True
+
+
+def _ask_peft(facts: FileFacts, base: Located, tuned: Located, header: Header) -> FileFacts:
+    """Let PEFT load the file's names onto the base's architecture without weights, and take its word."""
+    import torch
+    from peft import PeftConfig, PeftModelForCausalLM, get_peft_model_state_dict, set_peft_model_state_dict
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        with quiet(), torch.device("meta"):
+            shape_only = AutoConfig.from_pretrained(base.path, trust_remote_code=False, local_files_only=True)
+            model = AutoModelForCausalLM.from_config(shape_only, trust_remote_code=False)
+            names = {name for name, _ in model.named_modules()}
+            config = PeftConfig.from_pretrained(tuned.path)
+            config.init_lora_weights = False
+            wrapped = PeftModelForCausalLM(model, config)
+            expected = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+            result = set_peft_model_state_dict(wrapped, {name: torch.empty(shape) for name, (_, shape) in header.items()})
+    except Exception as error:
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return dataclasses.replace(facts, reason=f"PEFT cannot put its names onto this base: {shown(first_line, 200)}")
+    missing = [k.replace(".default", "") for k in result.missing_keys if ".default" in k]
+    unexpected = [re.sub(r"\.default(?=\.|$)", "", k) for k in result.unexpected_keys]
+    modules = {match["module"].removeprefix(PREFIX) for key in unexpected if (match := _FACTOR.match(key))}
+    return dataclasses.replace(
+        facts,
+        n_expected_keys=len(expected),
+        keys_proved_by="PEFT",
+        missing_keys=tuple(sorted(missing)),
+        unexpected_keys=tuple(sorted(unexpected)),
+        foreign_modules=tuple(sorted(modules - names)),
+    )
+
+
+def _with_values(facts: FileFacts, config: Mapping[str, Any], headers: Mapping[Any, Header]) -> FileFacts:
+    """Read every tensor once: what is not finite, and of each module the largest entries and the norm of its update."""
+    from safetensors import safe_open
+
+    factors: dict[str, dict[str, Any]] = {}
+    not_finite: list[str] = []
+    other: list[str] = []
+    for path in headers:
+        with safe_open(path, framework="pt") as stream:
+            for name in sorted(headers[path]):
+                tensor = stream.get_tensor(name)
+                if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                    not_finite.append(name)
+                match = _FACTOR.match(name)
+                if match:
+                    factors.setdefault(match["module"], {})[match["factor"] or match["embedding"]] = tensor
+                elif not _PART_OF_LORA.search(name) and name not in facts.unexpected_keys:
+                    other.append(name)
+    modules = [_delta(name.removeprefix(PREFIX), pair, config) for name, pair in sorted(factors.items())]
+    return dataclasses.replace(facts, not_finite=tuple(sorted(not_finite)), other_tensors=tuple(sorted(other)), modules=tuple(modules))
+
+
+def _delta(module: str, pair: Mapping[str, Any], config: Mapping[str, Any]) -> ModuleDelta:
+    a, b = (pair[k].flatten(1).float() if k in pair and pair[k].ndim >= 2 else None for k in "AB")
+    largest = [float(t.abs().max()) if t is not None and t.numel() and bool(t.isfinite().all()) else None for t in (a, b)]
+    scaling = effective_scaling(module, config)
+    norm = None
+    # Adapted parameters (experts) stack many factors in one tensor, whose product is not their update.
+    if a is not None and b is not None and scaling is not None and None not in largest and not config.get("target_parameters"):
+        norm = abs(scaling) * update_norm(a, b)
+    return ModuleDelta(module, None if a is None else int(a.shape[0]), scaling, largest[0], largest[1], norm)
+
+
+def update_norm(a: Any, b: Any) -> float:
+    """Frobenius norm of B A for A [r, in] and B [out, r], from the two [r, r] Gram matrices: |BA|^2 = sum(B'B * AA').
+
+    Each factor is divided by its largest entry first, so that squares of tiny updates do not underflow.
+    """
+    scale_a, scale_b = float(a.abs().max()), float(b.abs().max())
+    if scale_a == 0 or scale_b == 0:
+        return 0.0
+    a, b = a / scale_a, b / scale_b
+    squared = float(((b.T @ b).double() * (a @ a.T).double()).sum())
+    return scale_a * scale_b * math.sqrt(max(0.0, squared))
+
+
+def effective_scaling(module: str, config: Mapping[str, Any]) -> float | None:
+    """alpha / r, or alpha / sqrt(r) with rsLoRA, with the module's own rank and alpha where the patterns name it.
+
+    None where alpha or r is not recorded or is no number: PEFT would quietly take its default of 8.
+    """
+    alpha = _number(_by_pattern(config.get("alpha_pattern"), module, config.get("lora_alpha")))
+    rank = _number(_by_pattern(config.get("rank_pattern"), module, config.get("r")))
+    if alpha is None or rank is None or rank <= 0:
+        return None
+    return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
+
+
+def _by_pattern(patterns: object, module: str, default: object) -> object:
+    """The value whose pattern matches the end of the module's name, as in peft.utils.other.get_pattern_key."""
+    for pattern, value in (patterns if isinstance(patterns, dict) else {}).items():
+        try:
+            if re.match(rf"(.*\.)?({pattern})$", module):
+                return value
+        except re.error:
+            continue
+    return default

@@ -1,0 +1,75 @@
+"""The judging half: from a run's files to comparisons.json, findings.json, analysis.md and verdict.json. No torch, seconds, repeatable."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from galvan.compare import Comparisons, compare
+from galvan.diagnosis.catalogue import Finding, diagnose, refusal
+from galvan.report import verdict as verdicts
+from galvan.report.analysis import analysis
+from galvan.report.evidence import Evidence, gather
+from galvan.run import write_json, write_text
+
+__all__ = ["Judged", "judge"]
+
+NOT_SCORED = "scores.parquet is not there, so nothing was compared."
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Judged:
+    """A judged run: `verdict` is the content of verdict.json before it became JSON, `evidence` all that it rests on."""
+
+    folder: Path
+    verdict: Mapping[str, Any]
+    evidence: Evidence
+
+    def exit_code(self, fail_on: str | None = None) -> int:
+        return verdicts.exit_code(self.verdict, fail_on)
+
+    def show(self, quiet: bool = False) -> None:
+        from galvan.report import terminal
+
+        terminal.show(self.evidence, self.verdict, self.folder, quiet)
+
+
+def judge(folder: Path) -> Judged:
+    """Judge a run from its files and write what was found; verdict.json last, so that its presence means that all is there.
+
+    Raises DataError where a file is damaged, ComparisonRefused where the arms were not scored on the same tokens.
+    """
+    (folder / "verdict.json").unlink(missing_ok=True)
+    e = gather(folder)
+    comparisons = None
+    if (folder / "scores.parquet").is_file():
+        comparisons = compare(folder / "scores.parquet", e.recipe.evaluation.margin_nats, e.integrity)
+    e = dataclasses.replace(e, comparisons=comparisons)
+    findings = diagnose(e.facts())
+    e = dataclasses.replace(e, findings=findings, **_refused(comparisons, _stop(findings)))
+    verdict = verdicts.verdict(e)
+    if e.comparisons is not None:
+        write_json(folder / "comparisons.json", e.comparisons)
+    write_json(folder / "findings.json", findings)
+    write_text(folder / "analysis.md", analysis(e))
+    write_json(folder / "verdict.json", verdict)
+    return Judged(folder, verdict, e)
+
+
+def _stop(findings: Sequence[Finding]) -> str | None:
+    """The sentence for the cause that forbids the comparison, without its remedy, which stands under what to do next."""
+    error = refusal(findings)
+    if error is None:
+        return None
+    finding = next(f for f in findings if f.code == error.code)
+    return f"{finding.code} {finding.title}: {finding.because[0]}"
+
+
+def _refused(comparisons: Comparisons | None, stop: str | None) -> dict[str, Any]:
+    """Why the comparison is refused, if it is, and the comparisons without the gains that it then may not show."""
+    if comparisons is None:
+        return {"refusal": stop or NOT_SCORED}
+    reason = stop or comparisons.refusal
+    return {"refusal": reason, "comparisons": comparisons if reason is None else comparisons.withheld(reason)}

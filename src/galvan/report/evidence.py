@@ -1,0 +1,91 @@
+"""All that a run left behind, read once: every judgement and every page is a pure function of this record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from galvan import recipe as recipes
+from galvan.compare import Comparisons
+from galvan.diagnosis.catalogue import Facts, Finding
+from galvan.errors import DataError
+from galvan.recipe import Recipe
+from galvan.report.curves import Curve, curve
+from galvan.run import read_documents, read_json, read_rows
+from galvan.text import shown, words
+
+
+@dataclass(frozen=True, slots=True)
+class SplitFacts:
+    """One split of the documents, counted."""
+
+    documents: int
+    sources: int
+    words: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A run's files, and what was concluded from them so far. What the run has no file for is None or empty.
+
+    `refusal` is why base and tuned may not be compared; then `comparisons` holds no gain.
+    """
+
+    recipe: Recipe
+    provenance: Mapping[str, Any]
+    splits: Mapping[str, SplitFacts]
+    audit: Mapping[str, Any] | None
+    training: Mapping[str, Any] | None
+    trace: Sequence[Mapping[str, Any]]
+    curve: Curve | None
+    integrity: Mapping[str, Any] | None
+    comparisons: Comparisons | None = None
+    findings: Sequence[Finding] = ()
+    refusal: str | None = None
+
+    def facts(self) -> Facts:
+        """What the catalogue's causes are asked about."""
+        training = None if self.training is None else {"alpha": self.recipe.training.lora.alpha, **self.training}
+        identity = self.comparisons.identity if self.comparisons else None
+        scores = None
+        if identity is not None:
+            scores = {"max_abs_token_difference_nats": identity.largest_difference_nats, "noise_floor_nats": identity.noise_floor_nats}
+        return Facts.from_json(self.integrity, training, scores)
+
+
+def gather(folder: Path) -> Evidence:
+    """Read a run's files. Raises DataError with the file's name where one is damaged, RecipeError for its recipe."""
+    recipe = recipes.load(folder / "recipe.yaml")
+    training = _mapping(folder / "training.json")
+    trace = _rows(folder / "training.jsonl") if training else []
+    curves = _rows(folder / "curves.jsonl") if training else []
+    return Evidence(
+        recipe=recipe,
+        provenance=_mapping(folder / "provenance.json") or {},
+        splits={name: _split(folder / "data" / f"{name}.jsonl") for name in ("train", "validation", "test")},
+        audit=_mapping(folder / "audit.json"),
+        training=training,
+        trace=trace,
+        curve=curve(curves, trace, recipe.evaluation.margin_nats) if curves else None,
+        integrity=_mapping(folder / "integrity.json"),
+    )
+
+
+def _mapping(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise DataError("run/damaged", f"{shown(path.name)}: not a JSON object; delete the file and run again.")
+    return value
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return list(read_rows(path)) if path.is_file() else []
+
+
+def _split(path: Path) -> SplitFacts:
+    documents = read_documents(path) if path.is_file() else []
+    return SplitFacts(len(documents), len({d.source for d in documents}), sum(len(words(d.text)) for d in documents))

@@ -1,0 +1,46 @@
+"""Figures as people read them: one place, so that page, terminal and analysis say the same."""
+
+from __future__ import annotations
+
+from galvan.compare import Control
+from galvan.report.markdown import md
+from galvan.statistics.ratio import Interval
+
+CONTROL_NAMES = {
+    "base_vs_base": "base against itself", "zero_adapter": "adapter of zeros", "random_b": "adapter of random numbers",
+    "shuffled_author": "author's text shuffled",
+}  # fmt: skip
+
+
+def plural(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def percent(value: float) -> str:
+    """A signed percentage; two digits below 1 %, one above."""
+    return f"{value:+.{2 if abs(value) < 1 else 1}f} %"
+
+
+def percent_interval(interval: Interval | None) -> str:
+    return "interval not defined" if interval is None else f"95 % interval {percent(interval.low)} to {percent(interval.high)}"
+
+
+def nats(value: float, interval: Interval | None = None) -> str:
+    tail = "" if interval is None else f" ({interval.low:+.4f} to {interval.high:+.4f})"
+    return f"{value:+.4f} nats a token{tail}"
+
+
+def sentence(text: str) -> str:
+    """First letter large, full stop at the end."""
+    text = text.strip()
+    return text if not text else text[0].upper() + text[1:] + ("" if text[-1] in ".!?:`" else ".")
+
+
+def control_line(name: str, control: Control) -> str:
+    word = {"ok": "passed", "failed": "FAILED", None: "not run"}[control.status]
+    return f"{CONTROL_NAMES.get(name, name)}: {word}. {control.reason}"
+
+
+def bullets(lines: list[str], escaped: bool = False) -> str:
+    """A Markdown list of sentences; they are escaped here unless they were already."""
+    return "\n".join(f"- {line if escaped else md(sentence(line))}" for line in lines)

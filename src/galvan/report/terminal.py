@@ -1,0 +1,106 @@
+"""What the terminal shows at the end of a run: the verdict last, then the files. 80 columns, no colour needed, no markup read from data."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from galvan.report.analysis import HEADLINES
+from galvan.report.evidence import Evidence
+from galvan.report.explanations import summary_of
+from galvan.report.prose import CONTROL_NAMES, plural, sentence
+from galvan.report.remedies import next_actions
+from galvan.text import shown
+
+COLOURS = {"improved": "bold green", "worse": "bold red", "equivalent": "bold yellow", "inconclusive": "bold yellow", "refused": "bold red"}
+_MOST_ACTIONS, _INDENT = 3, 14
+_PLAIN = str.maketrans({"…": "...", "“": '"', "”": '"', "’": "'", "‘": "'", "–": "-", "—": "-"})
+
+
+class Page:
+    """Rows of a label and a text, wrapped beside it; every string is made safe and read as text, not as markup."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.ascii = console.options.ascii_only
+
+    def safe(self, text: str) -> str:
+        safe = shown(text)
+        return safe.translate(_PLAIN).encode("ascii", "backslashreplace").decode("ascii") if self.ascii else safe
+
+    def row(self, label: str, text: str, style: str = "") -> None:
+        for number, line in enumerate(Text(self.safe(text), style=style).wrap(self.console, max(20, self.console.width - _INDENT), overflow="fold")):
+            line.rstrip()
+            self.console.print(Text.assemble((f"{label if number == 0 else '':<{_INDENT}}", "bold"), line), soft_wrap=True)
+
+    def line(self, text: str, style: str = "") -> None:
+        """One line that is never broken, such as a path or a command that is to be copied."""
+        self.console.print(Text(self.safe(text).replace("\n", " "), style=style), soft_wrap=True)
+
+
+def show(e: Evidence, verdict: Mapping[str, Any], folder: Path, quiet: bool = False, console: Console | None = None) -> None:
+    """Print the summary of a judged run on stdout."""
+    page = Page(console or Console(highlight=False))
+    if not quiet:
+        _details(page, e)
+        _actions(page, e, folder)
+    word = str(verdict["verdict"])
+    test = e.comparisons.test if e.comparisons and e.refusal is None else None
+    page.row("Verdict", f"{word.upper()}. {HEADLINES[word]}. " + (f"{summary_of(test)}. " if test else "") + sentence(str(verdict["reason"])), COLOURS[word])
+    for name in ("verdict.json", "analysis.md"):
+        page.line(f"  {folder / name}")
+
+
+def _details(page: Page, e: Evidence) -> None:
+    page.line("")
+    splits = e.splits
+    page.row("Data", ", ".join(f"{splits[name].documents:,} {name}" for name in ("train", "validation", "test")) + " documents")
+    if e.training is not None:
+        kind = f"; learning curve {e.curve.kind}" if e.curve else ""
+        page.row("Training", f"{plural(int(e.training.get('steps') or 0), 'step')}, learning rate {e.recipe.training.learning_rate:g}{kind}")
+    if e.comparisons is not None:
+        ran = [f"{CONTROL_NAMES[name]} {control.status}" for name, control in e.comparisons.controls.items() if control.status]
+        page.row("Controls", ", ".join(ran) if ran else "none was run")
+    test = e.comparisons.test if e.comparisons and e.refusal is None else None
+    if test is not None:
+        page.row("Sensitivity", test.sensitivity)
+        for caution in test.cautions:
+            page.row("Caution", caution)
+    counts = {status: sum(f.status == status for f in e.findings) for status in ("present", "unknown", "absent")}
+    page.row("Causes", f"{counts['present']} present, {counts['unknown']} unknown, {counts['absent']} excluded")
+    for finding in e.findings:
+        if finding.status == "present":
+            page.row(f"  {finding.code}", f"{finding.title} ({finding.certainty})", "red")
+            for because in finding.because:
+                page.row("  because", because)
+
+
+def _actions(page: Page, e: Evidence, folder: Path) -> None:
+    for number, action in enumerate(next_actions(e)[:_MOST_ACTIONS], 1):
+        page.row("Next" if number == 1 else "", f"{number}. {action.action}")
+        page.line(" " * (_INDENT + 3) + _in_place(action.command, folder))
+    page.line("")
+
+
+def _in_place(command: str, folder: Path) -> str:
+    """The command with this run's own files where it says RECIPE and ADAPTER."""
+    own = {"RECIPE": folder / "recipe.yaml", "ADAPTER": folder / "adapter"}
+    return " ".join(shlex.quote(str(own[word])) if word in own and own[word].exists() else word for word in command.split(" "))
+
+
+def show_stage(result: Mapping[str, Any], console: Console | None = None) -> None:
+    """What `galvan prepare` and `galvan train` did: documents by split, warnings of the audit, steps, and where it lies."""
+    page = Page(console or Console(highlight=False))
+    audit, training = result.get("audit") or {}, result.get("training")
+    for name, part in (audit.get("splits") or {}).items():
+        page.row(str(name), f"{plural(int(part['documents']), 'document')} from {plural(int(part['sources']), 'source')}, {int(part['words']['total']):,} words")
+    for warning in audit.get("warnings") or []:
+        page.row("Caution", str(warning["message"]), "yellow")
+    if training:
+        page.row("Training", f"{plural(int(training['steps']), 'step')}, {int(training['tokens']):,} tokens, {int(training['trainable_parameters']):,} of {int(training['total_parameters']):,} parameters")
+    page.line(f"  {result['run']}")

@@ -1,0 +1,335 @@
+"""The stages of a run. Each leaves files and a marker; a stage whose inputs have not changed is reused, and says so."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import platform
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from galvan import recipe as recipes
+from galvan.errors import DataError, GalvanError, RecipeError
+from galvan.progress import Progress, Silent
+from galvan.recipe import Recipe
+from galvan.run import (
+    Document,
+    Stage,
+    cannot_write,
+    fingerprint,
+    read_documents,
+    read_json,
+    sha256_file,
+    write_bytes,
+    write_json,
+    write_rows,
+    write_text,
+)
+from galvan.text import shown
+
+if TYPE_CHECKING:
+    from galvan.models import Choice, Fingerprints, Located
+
+PROBE_DOCUMENTS = 100  # training documents scored for the train-probe gain (METHODS S1.9)
+CONTROL_DOCUMENTS = 8  # test documents on which the controls run
+CHECK_TEXTS = 3  # test documents on which base, disabled and enabled are compared (METHODS S8.2)
+
+
+@dataclasses.dataclass
+class Story:
+    """One run in progress. `tuned` is the adapter or model from elsewhere, or None where this run trains its own."""
+
+    recipe: Recipe
+    folder: Path
+    base: Located
+    prints: Fingerprints
+    device: Choice
+    dtype: Choice
+    progress: Progress
+    offline: bool
+    tuned: Located | None = None
+    _tokenizer: Any = None
+
+    @classmethod
+    def begin(cls, recipe: Recipe, folder: Path, progress: Progress | None, offline: bool, tuned: str | None = None) -> Story:
+        """Find the models, say what was chosen and why, and write the resolved recipe into the run."""
+        from galvan import models
+
+        progress = progress or Silent()
+        base = models.locate(recipe.model.base, offline=offline)
+        adapter = None if tuned is None else models.locate(tuned, "adapter", offline)
+        device = models.choose_device(recipe.model.device)
+        dtype = models.choose_dtype(recipe.model.dtype, device.value)
+        story = cls(recipe, folder, base, models.fingerprints(base), device, dtype, progress, offline, adapter)
+        story._tokenizer = models.load_tokenizer(base)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(folder, error) from None
+        progress.say(f"Base {shown(base.name)} on {device.value} ({device.reason}), {dtype.value} ({dtype.reason}).")
+        return story
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """One process a run folder; a second one is told so instead of mixing its files with the first's."""
+        try:
+            stream = (self.folder / ".lock").open("w")
+        except OSError as error:
+            raise cannot_write(self.folder / ".lock", error) from None
+        with stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise RecipeError("run/busy", f"{shown(str(self.folder))}: another galvan works in this run; wait for it or choose another --out.") from None
+            write_text(self.folder / "recipe.yaml", recipes.resolved(self.recipe))
+            yield
+
+    # ---- stages ----
+
+    def prepare(self) -> None:
+        """data/{train,validation,test}.jsonl and audit.json."""
+        from galvan.data.prepare import prepare, write
+
+        stage = Stage(
+            self.folder, "prepare",
+            {"data": self.recipe.data, "seed": self.recipe.seed, "source": self._source_digest(), "tokenizer": self.prints.tokenizer},
+        )  # fmt: skip
+        if self._reuse(stage):
+            return
+        stage.begin()
+        stage.finish(write(prepare(self.recipe.data, self.recipe.seed, self._offsets, offline=self.offline), self.folder))
+
+    def take_documents(self, train_data: str | None) -> None:
+        """For an adapter from elsewhere: every document of the data judges; nothing trains here."""
+        from galvan.data import clean, cut
+        from galvan.data.read import read
+
+        def documents(source: str) -> list[Document]:
+            log = clean.Log()
+            rows = cut.in_order(clean.clean(read(source, self.recipe.data.column, offline=self.offline), log))
+            pieces = clean.long_enough(cut.cut(rows, self.recipe.data.document_tokens, self._offsets), self.recipe.data.minimum_words, log)
+            return [document for document, _ in cut.to_documents(clean.first(pieces, self.recipe.data.maximum_documents, log))]
+
+        test = documents(self.recipe.data.source)
+        if not test:
+            raise DataError("data/empty", f"{shown(self.recipe.data.source)}: no document is left to judge on after cleaning.")
+        write_rows(self.folder / "data" / "test.jsonl", test)
+        write_rows(self.folder / "data" / "train.jsonl", documents(train_data) if train_data else [])
+        write_rows(self.folder / "data" / "validation.jsonl", [])
+
+    def train(self) -> None:
+        """adapter/ (or model/), training.jsonl, curves.jsonl, training.json."""
+        settings = self.recipe.training
+        target = "adapter" if settings.method == "lora" else "model"
+        stage = Stage(
+            self.folder, "train",
+            {
+                "training": settings.model_dump(exclude={"checkpoint_seconds"}), "model": self.recipe.model, "seed": self.recipe.seed,
+                "base": self.prints, "device": self.device.value, "dtype": self.dtype.value, "versions": _versions(),
+                "data": [sha256_file(self.folder / "data" / f"{n}.jsonl") for n in ("train", "validation")],
+                "document_tokens": self._training_tokens(),
+            },
+        )  # fmt: skip
+        if not self._reuse(stage):
+            stage.begin()
+            names = self._train_now(target, stage.fingerprint)
+            stage.finish(names)
+            shutil.rmtree(self.folder / "work", ignore_errors=True)
+        from galvan.models import Located
+
+        self.tuned = Located(str(self.folder / target), self.folder / target)
+
+    def _train_now(self, target: str, identity: str) -> list[str]:
+        from galvan import models
+        from galvan.data.tokens import training_rows
+        from galvan.training.loop import train
+
+        settings, work = self.recipe.training, self.folder / "work"
+        splits = {name: read_documents(self.folder / "data" / f"{name}.jsonl") for name in ("train", "validation")}
+        encode = {name: training_rows(self._tokenizer, part, self._training_tokens(), settings.learn_eos) for name, part in splits.items()}
+        rows = encode["train"]
+        every = max(1, len(rows) // settings.probe_documents)
+        model = models.load_base(self.base, self.recipe.model, self.device, self.dtype)
+        total = sum(p.numel() for p in model.parameters())
+        targets: list[str] = []
+        if settings.method == "lora":
+            model = models.add_lora(model, settings.lora, self.base.name, self.base.revision, self.recipe.seed)
+            targets = sorted({n.rsplit(".lora_A", 1)[0].rsplit(".", 1)[-1] for n, _ in model.named_parameters() if ".lora_A." in n})
+        elif self.recipe.model.quantization != "none":
+            raise RecipeError("recipe/value", "training.method full cannot train a quantised base; set model.quantization to none or method to lora.")
+        trained = train(
+            model, rows, settings, self.recipe.seed, work, encode["validation"], rows[::every][: settings.probe_documents], identity, self.progress
+        )
+        saved = work / target
+        with models.quiet():
+            model.save_pretrained(saved, safe_serialization=True) if settings.method == "lora" else model.save_pretrained(saved)
+        (saved / "README.md").unlink(missing_ok=True)
+        if settings.method == "full":
+            with models.quiet():
+                self._tokenizer.save_pretrained(saved)
+        shutil.rmtree(self.folder / target, ignore_errors=True)
+        saved.rename(self.folder / target)
+        for name in ("training.jsonl", "curves.jsonl"):
+            write_bytes(self.folder / name, (work / name).read_bytes())  # a copy: the checkpoint in work/ still needs its own
+        write_json(
+            self.folder / "training.json",
+            {
+                "method": settings.method, "steps": trained.steps, "tokens": trained.tokens, "trainable_parameters": trained.trainable_parameters,
+                "total_parameters": total, "rows": len(rows), "truncated_rows": sum(row.cut_tokens > 0 for row in rows),
+                "truncated_tokens": sum(row.cut_tokens for row in rows), "targets": targets,
+            },
+        )  # fmt: skip
+        written = sorted(f"{target}/{p.name}" for p in (self.folder / target).iterdir())
+        return [*written, "training.jsonl", "curves.jsonl", "training.json"]
+
+    def check(self) -> None:
+        """integrity.json: is the adapter whole, in the model, and doing something? No perplexity is computed before this."""
+        from galvan.measure.integrity import check
+
+        assert self.tuned is not None
+        texts = [d.text for d in read_documents(self.folder / "data" / "test.jsonl")[:CHECK_TEXTS]]
+        stage = Stage(self.folder, "check", {"arms": self._arms(), "texts": texts})
+        if self._reuse(stage):
+            return
+        stage.begin()
+        self.progress.say("Checking that the adapter is whole and really applied.")
+        write_json(self.folder / "integrity.json", check(self.base, self.tuned, self.recipe.model, texts))
+        stage.finish(["integrity.json"])
+
+    def score(self) -> None:
+        """scores.parquet and provenance.json; nothing is scored where the integrity checks refuse the comparison."""
+        from galvan.measure.scoring import write_scores
+
+        assert self.tuned is not None
+        documents = {name: read_documents(self.folder / "data" / f"{name}.jsonl") for name in ("test", "train")}
+        every = max(1, len(documents["train"]) // PROBE_DOCUMENTS)
+        documents["train"] = documents["train"][::every][:PROBE_DOCUMENTS]
+        stage = Stage(
+            self.folder, "score",
+            {
+                "arms": self._arms(), "evaluation": self.recipe.evaluation.model_dump(exclude={"margin_nats"}),
+                "context": self._context(), "documents": documents, "versions": _versions(), "seed": self.recipe.seed,
+            },
+        )  # fmt: skip
+        self._write_provenance()
+        if self._refused() or self._reuse(stage):
+            return
+        stage.begin()
+        from galvan.measure.arms import score_arms
+
+        rows = score_arms(
+            self.base, self.tuned, self.recipe, self._tokenizer, documents, self._context(), CONTROL_DOCUMENTS, self.device, self.dtype, self.progress
+        )
+        write_scores(self.folder / "scores.parquet", rows)
+        stage.finish(["scores.parquet"])
+
+    def score_adapters(self, adapters: Sequence[str]) -> dict[str, GalvanError]:
+        """scores.parquet with the base and every adapter that passes the checks; returns why the others were refused."""
+        from galvan import models
+        from galvan.diagnosis import Facts, diagnose, refusal
+        from galvan.measure.integrity import check
+        from galvan.measure.scoring import score, write_scores
+
+        self.take_documents(None)
+        documents = read_documents(self.folder / "data" / "test.jsonl")
+        texts = [d.text for d in documents[:CHECK_TEXTS]]
+        refused: dict[str, GalvanError] = {}
+        found = {name: models.locate(name, "adapter", self.offline) for name in adapters}
+        for name, located in found.items():
+            reason = refusal(diagnose(Facts(check(self.base, located, self.recipe.model, texts))))
+            if reason is not None:
+                refused[name] = reason
+        asked = self.recipe.evaluation
+
+        def scored(model: Any, arm: str) -> list[Any]:
+            return score(model, self._tokenizer, documents, arm, "test", self._context(), asked.tokens_per_pass, asked.score_eos, self.progress)
+
+        rows = scored(models.load_base(self.base, self.recipe.model, self.device, self.dtype), "base")
+        for name, located in found.items():
+            if name not in refused:
+                rows += scored(models.load_tuned(self.base, located, self.recipe.model, self.device, self.dtype), name)
+        write_scores(self.folder / "scores.parquet", rows)
+        return refused
+
+    # ---- what the stages share ----
+
+    def _reuse(self, stage: Stage) -> bool:
+        if stage.done():
+            self.progress.say(f"Reusing {stage.name}: done before with the same inputs.")
+            return True
+        return False
+
+    def _refused(self) -> bool:
+        from galvan.diagnosis import Facts, diagnose, refusal
+
+        if refusal(diagnose(Facts.from_json(read_json(self.folder / "integrity.json")))) is None:
+            return False
+        for name in ("scores.parquet", "stages/score.json"):
+            (self.folder / name).unlink(missing_ok=True)
+        return True
+
+    def _offsets(self, text: str) -> list[tuple[int, int]]:
+        encoded = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False)
+        return list(encoded["offset_mapping"])
+
+    def _training_tokens(self) -> int:
+        """Ids a training row may have: what the recipe says, and never more than the model has positions for."""
+        asked = self.recipe.training.document_tokens or self.recipe.data.document_tokens + 2
+        return min(asked, self._positions())
+
+    def _context(self) -> int:
+        return min(self.recipe.evaluation.context_tokens or self._training_tokens(), self._positions())
+
+    def _positions(self) -> int:
+        from galvan.models import read_config
+
+        config = read_config(self.base.path / "config.json")
+        limits = [config.get(k) for k in ("max_position_embeddings", "n_positions", "n_ctx") if isinstance(config.get(k), int)]
+        return min([n for n in limits if n is not None and n > 0], default=1 << 30)
+
+    def _arms(self) -> dict[str, Any]:
+        assert self.tuned is not None
+        names = sorted(p for p in self.tuned.path.iterdir() if p.is_file())
+        return {"base": self.prints, "tuned": {p.name: sha256_file(p) for p in names}, "model": self.recipe.model, "dtype": self.dtype.value}
+
+    def _source_digest(self) -> str:
+        """sha256 of everything that `data.source` names."""
+        from galvan.data import gutenberg
+        from galvan.data.read import BUNDLED
+
+        source = self.recipe.data.source
+        if source in BUNDLED:
+            with as_file(files("galvan") / "assets" / BUNDLED[source]) as path:
+                return sha256_file(path)
+        path = gutenberg.fetch(source, offline=self.offline) if source.startswith(gutenberg.PREFIX) else Path(source).expanduser()
+        if path.is_dir():
+            return fingerprint({str(p.relative_to(path)): sha256_file(p) for p in sorted(path.rglob("*.txt")) if p.is_file()})
+        return sha256_file(path) if path.is_file() else "missing"
+
+    def _write_provenance(self) -> None:
+        from galvan.data.tokens import first_token_rule
+
+        assert self.tuned is not None
+        weights = {p.name: sha256_file(p) for p in sorted(self.tuned.path.glob("*.safetensors"))}
+        write_json(
+            self.folder / "provenance.json",
+            {
+                "base": self.base.name, "base_revision": self.base.revision, "base_sha256": self.prints.weights,
+                "tokenizer_sha256": self.prints.tokenizer, "chat_template_sha256": self.prints.chat_template,
+                "adapter": self.tuned.name if self.tuned.path.parent != self.folder else self.tuned.path.name,
+                "adapter_sha256": next(iter(weights.values())) if len(weights) == 1 else fingerprint(weights),
+                "data_sha256": fingerprint([sha256_file(self.folder / "data" / f"{n}.jsonl") for n in ("train", "validation", "test")]),
+                "versions": _versions(), "device": self.device, "dtype": self.dtype,
+                "first_token_rule": first_token_rule(self._tokenizer), "context_tokens": self._context(),
+                "tokens_per_pass": self.recipe.evaluation.tokens_per_pass,
+            },
+        )  # fmt: skip
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {n: version(n) for n in ("galvan", "torch", "transformers", "peft", "tokenizers", "numpy")}
