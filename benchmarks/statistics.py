@@ -1,5 +1,7 @@
 """How long judging takes and how much memory: 100,000 documents in every unit.
 
+Limits hold for processor time, so that a busy machine does not fail them; the clock's time is printed beside it.
+
 python benchmarks/statistics.py [DOCUMENTS]
 """
 
@@ -40,11 +42,11 @@ def main(n: int) -> int:
     slow = False
     print(f"{n:,} documents")
     for name, job in jobs.items():
-        start = time.perf_counter()
+        start, started = time.perf_counter(), time.process_time()
         job()
-        seconds = time.perf_counter() - start
+        seconds, waited = time.process_time() - started, time.perf_counter() - start
         slow |= seconds > LIMIT_SECONDS
-        print(f"{name:45} {seconds:7.2f} s")
+        print(f"{name:45} {seconds:7.2f} s of processor, {waited:7.2f} s by the clock")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{'peak memory of the process':45} {peak:7.0f} MiB")
     return int(slow or peak > LIMIT_MIB)

@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,13 +22,16 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
 from galvan.data.tokens import IGNORE, TokenRow
-from galvan.recipe import Training
-from galvan.run import fingerprint, write_json, write_text
+from galvan.measure.scoring import score
+from galvan.models import Located, load_base, load_tokenizer
+from galvan.recipe import Model, Training
+from galvan.run import Document, fingerprint, write_text
 from galvan.text import sentence_ends, tidy
 from galvan.training.loop import train
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 CONTEXT = 512
+PROMPTS = ("The night was cold, and", "\"I do not believe it,\" said")
 
 
 class Printed:
@@ -128,16 +132,66 @@ def main() -> None:
     folder = arguments.out / "spark"
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    write_json(
-        arguments.out / "figures.json",
-        {
-            "training_files": [f.name for f in files if f not in held], "held_out_files": [f.name for f in held],
-            "training_bytes": sum(len(t.encode()) for t in training_texts), "steps": trained.steps, "tokens": trained.tokens,
-            "seconds": round(trained.seconds), "parameters": trained.trainable_parameters, "settings": settings.model_dump(mode="json"),
-            "seed": arguments.seed, "torch": torch.__version__,
-        },
-    )  # fmt: skip
-    print("done", folder, flush=True)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    for path in folder.iterdir():
+        path.chmod(0o644)
+    card = figures(folder, {f.name: texts[f.name] for f in held}) | {
+        "training": {name: len(text.encode()) for name, text in texts.items() if name not in arguments.held_out},
+        "steps": trained.steps, "tokens": trained.tokens, "hours": trained.seconds / 3600, "parameters": trained.trainable_parameters,
+        "settings": settings, "seed": arguments.seed, "threads": arguments.threads, "torch": torch.__version__.partition("+")[0],
+    }  # fmt: skip
+    write_text(folder / "README.md", model_card(card))
+    print(json.dumps({name: round(value["bits_per_byte"], 4) for name, value in card["held_out"].items()}), folder, flush=True)
+
+
+def figures(folder: Path, held: dict[str, str]) -> dict[str, Any]:
+    """Bits per byte on each held-out book, scored whole from the saved bfloat16 files, and a sample of what the model writes."""
+    located = Located("galvan/spark", folder)
+    tokenizer, model = load_tokenizer(located), load_base(located, Model())
+    scores = {}
+    for name, text in held.items():
+        row = score(model, tokenizer, [Document(name, text, name, 0)], "base", "held-out", CONTEXT)[0]
+        nats_per_byte = row.nll_nats / row.n_bytes
+        scores[name] = {"bits_per_byte": nats_per_byte / math.log(2), "perplexity": math.exp(row.nll_nats / row.n_tokens), "n_bytes": row.n_bytes}
+    samples = []
+    for prompt in PROMPTS:
+        torch.manual_seed(1)
+        ids = tokenizer(prompt, return_tensors="pt").input_ids
+        written = model.generate(ids, do_sample=True, temperature=0.8, top_p=0.95, max_new_tokens=90, pad_token_id=2)
+        samples.append(tokenizer.decode(written[0], skip_special_tokens=True))
+    total = sum(v["bits_per_byte"] * v["n_bytes"] for v in scores.values()) / sum(v["n_bytes"] for v in scores.values())
+    return {"held_out": scores, "held_out_bits_per_byte": total, "samples": samples}
+
+
+def model_card(card: dict[str, Any]) -> str:
+    """The README.md of the model: how it was made, from what, and what it reached."""
+    settings: Training = card["settings"]
+    lines = [
+        "---", "license: cc0-1.0", "language: en", "library_name: transformers", "pipeline_tag: text-generation", "---", "",
+        "# galvan/spark", "",
+        f"A base language model of {card['parameters']:,} parameters, of the Mistral architecture, with a byte-level BPE of 4,096 tokens of its",
+        "own. It is small enough to be bundled and fine-tuned on two cores, so that galvan can be tried and tested offline; it is of no other",
+        "use. It has never seen an instruction, and knows nothing that is not in the novels below.", "",
+        "## How it was made", "",
+        "With galvan's own full training, from random weights, by", "",
+        "```sh", f"python scripts/make_spark.py BOOKS --held-out {' '.join(card['held_out'])} --out OUT --epochs {settings.epochs:g}", "```", "",
+        f"{card['steps']:,} steps, {card['tokens']:,} trained tokens ({settings.epochs:g} passes, cut anew at sentence ends each time), "
+        f"{card['hours']:.1f} hours on {card['threads']} CPU thread{'s' * (card['threads'] > 1)} in float32, PyTorch {card['torch']}, seed {card['seed']}.",
+        f"Muon for the inner matrices and AdamW for the rest, learning rate {settings.learning_rate:g}, {settings.schedule} decay after "
+        f"{settings.warmup_ratio:.0%} warm-up, {settings.batch_size * settings.accumulation} windows of at most {CONTEXT} tokens a step. Saved in bfloat16.", "",
+        "Trained on these public-domain novels (UTF-8 bytes):", "",
+        *(f"- {name.removesuffix('.txt')}: {size:,}" for name, size in sorted(card["training"].items())), "",
+        "## What it reached", "",
+        "On two novels by authors who are not in the training text, each scored whole from the saved files in half-overlapping windows of "
+        f"{CONTEXT} tokens (`galvan.measure.scoring`); lower is better:", "",
+        "| novel | bytes | bits per byte | perplexity a token |", "| --- | ---: | ---: | ---: |",
+        *(f"| {n.removesuffix('.txt')} | {v['n_bytes']:,} | {v['bits_per_byte']:.4f} | {v['perplexity']:.1f} |" for n, v in card["held_out"].items()),
+        f"| both | {sum(v['n_bytes'] for v in card['held_out'].values()):,} | {card['held_out_bits_per_byte']:.4f} | |", "",
+        "## What it writes", "", "Seed 1, temperature 0.8, top-p 0.95; the first and only samples drawn:", "",
+    ]  # fmt: skip
+    for sample in card["samples"]:
+        lines += [f"> {' '.join(sample.split())}", ""]
+    return "\n".join(lines).rstrip() + "\n"
 
 
 if __name__ == "__main__":

@@ -9,11 +9,24 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
-TEXTS = ("The storm passed over the lake in the night.", "I wrote to her again; no answer came.", "Nobody spoke. The lamp burned low, and we waited.")
+TEXTS = (
+    "The storm passed over the lake in the night.",
+    "I wrote to her again; no answer came.",
+    "Nobody spoke. The lamp burned low, and we waited.",
+)
 _SHAPE: dict[str, Any] = {
-    "vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2,
     "max_position_embeddings": 256, "bos_token_id": 256, "eos_token_id": 257, "pad_token_id": 258, "initializer_range": 0.2,
 }  # fmt: skip
 
@@ -43,7 +56,9 @@ def tiny_mistral(seed: int = 0, **changes: Any) -> MistralForCausalLM:
 def tiny_gpt2(seed: int = 0) -> GPT2LMHeadModel:
     """Conv1D layers, and a head tied to the embedding."""
     torch.manual_seed(seed)
-    return GPT2LMHeadModel(GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=4, n_positions=256, bos_token_id=256, eos_token_id=257)).eval()
+    return GPT2LMHeadModel(
+        GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=4, n_positions=256, bos_token_id=256, eos_token_id=257)
+    ).eval()
 
 
 def save_base(folder: Path, model: Any, bos: bool = True) -> Path:
@@ -70,7 +85,7 @@ def wrap(base: Any, adapter_name: str = "default", **config: Any) -> PeftModel:
 
 
 def save_adapter(folder: Path, base: Any, trained: bool = True, **config: Any) -> Path:
-    """A LoRA made around `base` (which is spoilt by it) and saved as PEFT does; with values like a trained one's unless not `trained`."""
+    """A LoRA made around `base` (which is spoilt by it), with a trained one's values if `trained`, and saved as PEFT does."""
     wrapped = wrap(base, **config)
     if trained:
         move(wrapped)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,11 +63,21 @@ VARIANTS = {
     "improved": Plan(),
     "worse": Plan(gain_nats=-0.10, probe_gain_nats=0.2, curve=(0.0, 0.05, 0.02, -0.03, -0.07, -0.09, -0.11)),
     "equivalent": Plan(documents=200, gain_nats=0.0, probe_gain_nats=0.004, spread_nats=0.01, curve=(0.0,) * 7),
-    "inconclusive": Plan(documents=25, gain_nats=0.004, probe_gain_nats=0.02, curve=(0.0, 0.002, 0.003, 0.003, 0.004, 0.004, 0.004)),
+    "inconclusive": Plan(
+        documents=25, gain_nats=0.004, probe_gain_nats=0.02, curve=(0.0, 0.002, 0.003, 0.003, 0.004, 0.004, 0.004)
+    ),
     "elsewhere": Plan(trained=False, documents=40),
     "dead": Plan(dead_adapter=True),
     "wrapped": Plan(documents=25, train=456, base_wrapped=True, steps=29, settings=ORIGIN),
-    "origin": Plan(documents=25, train=456, gain_nats=0.02, probe_gain_nats=0.03, curve=(0.0, 0.01, 0.015, 0.02, 0.022, 0.024, 0.025), steps=29, settings=ORIGIN),
+    "origin": Plan(
+        documents=25,
+        train=456,
+        gain_nats=0.02,
+        probe_gain_nats=0.03,
+        curve=(0.0, 0.01, 0.015, 0.02, 0.022, 0.024, 0.025),
+        steps=29,
+        settings=ORIGIN,
+    ),
     "control failed": Plan(base_differs_from_itself=True),
 }
 
@@ -89,7 +100,10 @@ def make(folder: Path, plan: Plan | str = "improved") -> Path:
 
 
 def documents(plan: Plan, split: str, n: int) -> list[Document]:
-    return [Document(f"{plan.prefix}{split}-{i}", "It was a dreary night. " * 40, f"{plan.prefix}book-{i * plan.sources // n}", i) for i in range(n)]
+    return [
+        Document(f"{plan.prefix}{split}-{i}", "It was a dreary night. " * 40, f"{plan.prefix}book-{i * plan.sources // n}", i)
+        for i in range(n)
+    ]
 
 
 def provenance(plan: Plan) -> dict[str, Any]:
@@ -150,9 +164,16 @@ def write_scores(path: Path, rows: Iterator[dict[str, Any]] | Sequence[dict[str,
 
 
 def _training(folder: Path, plan: Plan, parts: dict[str, list[Document]], rng: np.random.Generator, recipe: recipes.Recipe) -> None:
-    steps = plan.steps
+    steps, rate = plan.steps, recipe.training.learning_rate
     trace = [
-        {"step": s, "tokens": 3700 * s, "learning_rate": 3e-4, "loss_nats": 3.6 - 0.15 * s / steps, "gradient_norm": 0.8, "seconds": s / 3}
+        {
+            "step": s,
+            "tokens": 3700 * s,
+            "learning_rate": rate * 0.5 * (1 + math.cos(math.pi * (s - 1) / steps)),
+            "loss_nats": 3.6 - 0.15 * s / steps,
+            "gradient_norm": 0.8,
+            "seconds": s / 3,
+        }
         for s in range(1, steps + 1)
     ]
     write_rows(folder / "training.jsonl", trace)
@@ -163,7 +184,15 @@ def _training(folder: Path, plan: Plan, parts: dict[str, list[Document]], rng: n
             gained = max(gain, 0.4 * step / steps) if name == "probe" and min(plan.curve) < 0 else gain * scale
             for d in some:
                 noise = rng.normal(0, 0.004) if step else 0.0
-                rows.append({"step": step, "set": name, "document": d.id, "n_tokens": TOKENS, "nll_nats": TOKENS * (level[d.id] - gained + noise)})
+                rows.append(
+                    {
+                        "step": step,
+                        "set": name,
+                        "document": d.id,
+                        "n_tokens": TOKENS,
+                        "nll_nats": TOKENS * (level[d.id] - gained + noise),
+                    }
+                )
     write_rows(folder / "curves.jsonl", rows)
     targets = recipe.training.lora.targets
     write_json(

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models_for_tests import TEXTS, byte_tokenizer, move, save_adapter, save_base, tiny_llama, tiny_mistral, wrap
 from peft import PeftModel, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from galvan.audit import Audit, audit, check
+from galvan.audit import Audit, audit
 from galvan.errors import DataError
+from models_for_tests import TEXTS, byte_tokenizer, move, save_adapter, save_base, tiny_llama, tiny_mistral, wrap
 
 TOKENIZER = byte_tokenizer()
 
@@ -35,9 +35,9 @@ def state(*models: torch.nn.Module) -> dict[str, Any]:
     for i, model in enumerate(models):
         tensors = sorted(model.state_dict(keep_vars=True).items())
         record[f"{i}"] = [
-            [(name, hashlib.sha256(t.detach().numpy().tobytes()).hexdigest(), t.requires_grad, t.grad is None) for name, t in tensors],
+            [(n, hashlib.sha256(t.detach().numpy().tobytes()).hexdigest(), t.requires_grad, t.grad is None) for n, t in tensors],
             [(name, m.training) for name, m in model.named_modules()],
-            [(getattr(m, "_disable_adapters", None), str(getattr(m, "_active_adapter", None)), str(getattr(m, "merged_adapters", None)))
+            [tuple(str(getattr(m, name, None)) for name in ("_disable_adapters", "_active_adapter", "merged_adapters"))
              for m in model.modules()],
             (getattr(model, "active_adapter", None), getattr(model, "_adapters_disabled", None)),
         ]  # fmt: skip
@@ -59,7 +59,14 @@ def test_the_origin_notebooks_way_is_named_a01_first(tmp_path: Path) -> None:
 
 
 def test_a_pair_loaded_twice_is_alive_and_nothing_is_accused() -> None:
-    for config in ({}, {"target_modules": "all-linear"}, {"use_rslora": True}, {"use_dora": True}, {"lora_dropout": 0.5}, {"modules_to_save": ["lm_head"]}):
+    for config in (
+        {},
+        {"target_modules": "all-linear"},
+        {"use_rslora": True},
+        {"use_dora": True},
+        {"lora_dropout": 0.5},
+        {"modules_to_save": ["lm_head"]},
+    ):
         base, tuned = tiny_llama(0), move(wrap(tiny_llama(0), adapter_name="voice", **config))
         before = state(base, tuned)
         found = look(base, tuned)
@@ -134,7 +141,9 @@ def test_a_merged_adapter_is_never_unmerged() -> None:
     tuned.disable_adapter_layers()
     before = state(tuned)
     found = look(base, tuned)
-    assert state(tuned) == before and found.integrity.function is None and "merged and switched off" in (found.integrity.reason or "")
+    assert (
+        state(tuned) == before and found.integrity.function is None and "merged and switched off" in (found.integrity.reason or "")
+    )
 
 
 def test_a_learned_prompt_is_not_accused() -> None:
@@ -165,12 +174,3 @@ def test_texts_have_a_default_and_must_hold_a_token() -> None:
     assert audit(base=tiny_llama(0), tuned=tiny_llama(1), tokenizer=TOKENIZER).alive is True
     with pytest.raises(DataError, match="None of the texts"):
         audit(base=tiny_llama(0), tuned=tiny_llama(1), tokenizer=TOKENIZER, texts=[""])
-
-
-def test_check_by_name_gives_the_same_record(tmp_path: Path) -> None:
-    base = save_base(tmp_path / "base", tiny_llama(0))
-    adapter = save_adapter(tmp_path / "adapter", tiny_llama(0))
-    found = check(str(base), str(adapter))
-    assert found.alive is True and codes(found) == []
-    files = check(str(base), str(adapter), load=False)
-    assert files.alive is None and files.reason == "only files were read, and nothing in them is wrong"

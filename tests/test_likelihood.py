@@ -103,7 +103,7 @@ def test_no_supervised_token_is_a_loss_of_zero():
     for chunked in (True, False):
         loss = sum_nll(model, some_ids(1, 5), nothing, chunked)
         loss.backward()
-        assert float(loss) == 0
+        assert loss.item() == 0
     assert all(not p.grad.any() for p in model.parameters() if p.grad is not None)
 
 

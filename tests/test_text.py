@@ -6,7 +6,7 @@ import json
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from galvan.text import json_shown, sentence_ends, shown, tidy, words
@@ -57,6 +57,7 @@ def test_sentences_end_where_a_reader_would_end_them(text: str, expected: list[s
     assert sentences(text) == expected
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_sentence_ends_rise_and_the_last_is_the_end_of_the_text(text: str) -> None:
     ends = list(sentence_ends(text))
@@ -82,6 +83,7 @@ def test_tidy_keeps_the_joiners_that_belong_to_spelling() -> None:
     assert tidy(f"{persian} {astronaut} {heart}") == f"{persian} {astronaut} {heart}"
 
 
+@settings(deadline=None)
 @given(st.text(st.one_of(st.characters(), st.sampled_from("\r\n\u0301\u200b\x85 \u2029e"))))
 def test_tidy_twice_is_tidy_once(text: str) -> None:
     assert tidy(tidy(text)) == tidy(text)
@@ -116,6 +118,7 @@ def test_plain_text_tabs_and_lines_are_shown_as_they_are() -> None:
 dangers = st.sampled_from("\x00\x1b\x07\x7f\x9b\u200e\u202e\u2066\u200b\ufeff\U000e0041\u2028\r\ud800")
 
 
+@settings(deadline=None)
 @given(st.text(st.one_of(dangers, st.characters(exclude_categories=()))), st.one_of(st.none(), st.integers(1, 20)))
 def test_shown_never_holds_a_dangerous_character_and_keeps_its_limit(text: str, limit: int | None) -> None:
     safe = shown(text, limit)
@@ -125,6 +128,7 @@ def test_shown_never_holds_a_dangerous_character_and_keeps_its_limit(text: str, 
     safe.encode("utf-8")
 
 
+@settings(deadline=None)
 @given(st.text(st.one_of(dangers, st.characters(exclude_categories=()))))
 def test_json_shown_holds_no_dangerous_character_and_means_the_same(text: str) -> None:
     document = json_shown(json.dumps({text: [text]}, ensure_ascii=False, indent=1))

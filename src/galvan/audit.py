@@ -81,22 +81,7 @@ def audit(*, base: nn.Module, tuned: nn.Module, tokenizer: Any, texts: Sequence[
     if reason is None:
         with living.keep_random_state(), living.evaluation_mode(base, tuned):
             function = living.function_facts(tuned, living.alone_nll(base, rows), rows)
-    return _judged(Integrity(live=live, function=function, reason=reason))
-
-
-def check(base: str, adapter: str, *, texts: Sequence[str] = (), load: bool = True, offline: bool = False) -> Audit:
-    """What `galvan check` does: `base` and `adapter` (or a fully tuned model) are folders or Hub ids, read from their files.
-
-    With `load` false no model is loaded. Raises ModelError where something is missing, damaged or cannot be loaded.
-    """
-    from galvan.measure import integrity
-    from galvan.models import locate
-    from galvan.recipe import Model
-
-    return _judged(integrity.check(locate(base, "model", offline), locate(adapter, "adapter", offline), Model(), texts, load))
-
-
-def _judged(integrity: Integrity) -> Audit:
+    integrity = Integrity(live=live, function=function, reason=reason)
     facts = Facts(integrity)
     findings = diagnose(facts)
     judged = liveness(facts, findings)

@@ -158,9 +158,14 @@ def paired(scores: Scores, arm: str, split: str, part: bool = False) -> tuple[Ar
     """
     empty = [name for name in (BASE, arm) if (name, split) not in scores]
     if empty:
-        raise ComparisonRefused("compare/missing-arm", f"scores.parquet has no {split} documents under `{shown(empty[0])}`; score both arms on the same file.")
+        raise ComparisonRefused(
+            "compare/missing-arm",
+            f"scores.parquet has no {split} documents under `{shown(empty[0])}`; score both arms on the same file.",
+        )
     base, other = scores[BASE, split], scores[arm, split]
-    lacking = sorted(set(other.documents) - set(base.documents)) + ([] if part else sorted(set(base.documents) - set(other.documents)))
+    lacking = sorted(set(other.documents) - set(base.documents)) + (
+        [] if part else sorted(set(base.documents) - set(other.documents))
+    )
     if lacking:
         raise ComparisonRefused(
             "compare/unpaired", f"{split} document {shown(lacking[0], 80)} was scored under only one of `{BASE}` and `{shown(arm)}` "
@@ -197,7 +202,9 @@ def _control(arm: str, judge: Callable[[Identity, Gain], str | None], passed: st
         base, other = paired(scores, arm, TEST, part=True)
         identity, result = _identity(base, other, floor), gain(base, other, margin)
         wrong = judge(identity, result)
-        what = f"largest token difference {identity.largest_difference_nats:.2g} nats, gain {result.nats_per_token:+.3g} nats a token"
+        what = (
+            f"largest token difference {identity.largest_difference_nats:.2g} nats, gain {result.nats_per_token:+.3g} nats a token"
+        )
         return Control(
             "failed" if wrong else "ok",
             f"{wrong or passed} ({what}, {result.n_documents} documents).",
@@ -263,7 +270,9 @@ def read_scores(path: Path) -> dict[tuple[str, str], Arm]:
     columns = {name: table.column(name).combine_chunks() for name in _COLUMNS.names}
     for name, column in columns.items():
         if column.null_count:
-            raise _damaged(path, f"row {int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])}: `{name}` is missing")
+            raise _damaged(
+                path, f"row {int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])}: `{name}` is missing"
+            )
     return _arms(path, columns)
 
 

@@ -25,7 +25,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 
-LARGEST_RECIPE = 1 << 20  # bytes; a bigger file is a text that was given by mistake, and YAML would chew on it for minutes
+LARGEST_RECIPE = 1 << 16  # bytes; a bigger file is a text that was given by mistake, and YAML would chew on it for minutes
 
 
 class Section(BaseModel):
@@ -268,7 +268,7 @@ def _place(dotted: str, line: int | None, where: str, settings: Sequence[str]) -
     """The `--set` that gave this option, or else its line in the file."""
     for setting in settings:
         name = setting.partition("=")[0].strip()
-        if name == dotted or (name and dotted.startswith(name + ".")):
+        if name == dotted or dotted.startswith(name + ".") or (line is None and name.startswith(dotted + ".")):
             return f"--set {shown(setting, 80)}"
     return f"{where} line {line}" if line else where
 
@@ -348,7 +348,7 @@ def load(path: Path, settings: Sequence[str] = ()) -> Recipe:
         line, byte = content.count(b"\n", 0, error.start) + 1, content[error.start]
         raise RecipeError("recipe/unreadable", f"{shown(str(path))} line {line}: byte 0x{byte:02x} is not UTF-8; a recipe is a YAML text.") from None
     if len(content) > LARGEST_RECIPE:
-        raise RecipeError("recipe/unreadable", f"{shown(str(path))} is larger than 1 MiB; a recipe is a short YAML text.")
+        raise RecipeError("recipe/unreadable", f"{shown(str(path))} is larger than 64 KiB; a recipe is a short YAML text.")
     return from_text(text, shown(str(path)), settings)
 
 

@@ -167,7 +167,8 @@ class Story:
         )
         saved = work / target
         with models.quiet():
-            model.save_pretrained(saved, safe_serialization=True) if settings.method == "lora" else model.save_pretrained(saved)
+            # PEFT would ask the Hub, by the base's name, whether its vocabulary has changed
+            model.save_pretrained(saved, save_embedding_layers=False) if settings.method == "lora" else model.save_pretrained(saved)
         (saved / "README.md").unlink(missing_ok=True)
         if settings.method == "full":
             with models.quiet():

@@ -179,7 +179,7 @@ def test_arbitrary_bytes_raise_nothing_but_our_errors(tmp_path: Path, suffix: st
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES)
-@settings(max_examples=3_000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10_000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=RUBBISH)
 def test_ten_thousand_arbitrary_files_raise_nothing_but_our_errors(tmp_path: Path, suffix: str, content: bytes) -> None:
     only_our_errors(tmp_path, suffix, content)

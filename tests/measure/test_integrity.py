@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models_for_tests import TEXTS, byte_tokenizer, move, save_adapter, save_base, tiny_gpt2, tiny_llama, tiny_mistral, wrap
 from peft import IA3Config, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from galvan.errors import DataError, ModelError
+from galvan.errors import ComparisonRefused, DataError, ModelError
 from galvan.measure.adapter_files import effective_scaling, file_facts, update_norm
 from galvan.measure.facts import Integrity, integrity_from_json
 from galvan.measure.integrity import check
@@ -24,6 +23,7 @@ from galvan.measure.live import adapters_off, alone_nll, encode, function_facts,
 from galvan.models import Located
 from galvan.recipe import Model
 from galvan.run import to_json
+from models_for_tests import TEXTS, byte_tokenizer, move, save_adapter, save_base, tiny_gpt2, tiny_llama, tiny_mistral, wrap
 
 CPU = Model(device="cpu", dtype="float32")
 
@@ -51,7 +51,11 @@ HEALTHY: dict[str, dict[str, Any]] = {
     "all linear": {"target_modules": "all-linear"},
     "rslora": {"use_rslora": True},
     "dora": {"use_dora": True},
-    "patterns": {"target_modules": ALL_LINEAR, "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"q_proj": 6, r"layers\.1\.self_attn\.v_proj": 3}},
+    "patterns": {
+        "target_modules": ALL_LINEAR,
+        "rank_pattern": {"q_proj": 2},
+        "alpha_pattern": {"q_proj": 6, r"layers\.1\.self_attn\.v_proj": 3},
+    },
     "regular expression": {"target_modules": r".*layers\.1\..*(q|v)_proj"},
     "one layer": {"layers_to_transform": [1]},
     "head saved": {"modules_to_save": ["lm_head"]},
@@ -110,14 +114,29 @@ RENAMES = {
 
 @pytest.mark.parametrize("how", RENAMES.values(), ids=RENAMES.keys())
 def test_renamed_keys_are_both_missing_and_unexpected(base: Located, tmp_path: Path, how: Any) -> None:
-    facts = file_facts(base, at(rename(save_adapter(tmp_path / "a", tiny_llama(0)), how)))
+    folder = rename(save_adapter(tmp_path / "a", tiny_llama(0)), how)
+    before = random_states()
+    facts = file_facts(base, at(folder))
+    assert random_states() == before
     assert len(facts.missing_keys) == len(facts.unexpected_keys) == facts.n_keys == 8
 
 
 def test_keys_that_kept_the_name_default_load_and_are_not_accused(base: Located, tmp_path: Path) -> None:
-    found = check(base, at(rename(save_adapter(tmp_path / "a", tiny_llama(0)), lambda k: k.replace(".weight", ".default.weight"))), CPU)
-    assert found.files is not None and not found.files.unexpected_keys and len(found.files.modules) == 4 and not found.files.other_tensors
-    assert found.live is not None and found.live.tensors_unlike_file == () and found.function is not None and found.function.on_off_nats
+    found = check(
+        base, at(rename(save_adapter(tmp_path / "a", tiny_llama(0)), lambda k: k.replace(".weight", ".default.weight"))), CPU
+    )
+    assert (
+        found.files is not None
+        and not found.files.unexpected_keys
+        and len(found.files.modules) == 4
+        and not found.files.other_tensors
+    )
+    assert (
+        found.live is not None
+        and found.live.tensors_unlike_file == ()
+        and found.function is not None
+        and found.function.on_off_nats
+    )
 
 
 def test_a_module_that_the_base_lacks_is_named(base: Located, tmp_path: Path) -> None:
@@ -184,6 +203,25 @@ def test_the_whole_check_of_a_healthy_adapter(base: Located, tmp_path: Path) -> 
     assert found.function.off_base_nats == 0 and found.function.repeat_nats == 0
     assert found.function.on_off_nats is not None and found.function.on_off_nats > 100 * found.function.noise_floor_nats
     assert integrity_from_json(json.loads(to_json(found))) == found
+
+
+def test_bfloat16_has_a_noise_floor_and_the_file_is_still_held_bit_for_bit(base: Located, tmp_path: Path) -> None:
+    folder = save_adapter(tmp_path / "a", tiny_llama(0))
+    path = folder / "adapter_model.safetensors"
+    save_file({name: tensor.bfloat16() for name, tensor in load_file(path).items()}, path)
+    found = check(base, at(folder), Model(device="cpu", dtype="bfloat16"))
+    assert found.live is not None and found.live.tensors_unlike_file == ()
+    assert found.function is not None and found.function.off_base_nats == 0
+    assert found.function.on_off_nats is not None and found.function.on_off_nats > found.function.noise_floor_nats
+
+
+def test_an_adapter_inside_the_bases_own_folder_is_refused(tmp_path: Path) -> None:
+    """transformers loads an adapter that lies beside a model's config without a word: the base would not be one."""
+    folder = save_base(tmp_path / "both", tiny_llama(0))
+    save_adapter(folder, tiny_llama(0), target_modules=["k_proj"])
+    with pytest.raises(ComparisonRefused, match="comes with an adapter already in it") as refused:
+        check(at(folder), at(save_adapter(tmp_path / "a", tiny_llama(0))), CPU)
+    assert refused.value.code == "A01" and refused.value.exit_code == 4
 
 
 def test_files_that_prove_a_fault_end_the_check(base: Located, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from synthetic import Plan, documents, make, score_row, score_rows, write_scores
 
 from galvan.compare import compare, noise_floor, read_scores
 from galvan.errors import ComparisonRefused, DataError
 from galvan.statistics.paired import paired_gain
+from synthetic import Plan, documents, make, score_row, score_rows, write_scores
 
 Rows = list[dict[str, Any]]
 
@@ -65,7 +65,9 @@ def test_neighbours_of_one_source_are_clustered_in_blocks_as_paired_gain_does(tm
 
 def test_the_order_of_rows_does_not_matter(tmp_path: Path) -> None:
     plain = compare(scored(tmp_path), 0.01)
-    shuffled = compare(scored(tmp_path, lambda rows: rows.sort(key=lambda r: (r["arm"] == "base", -r["position"], r["split"]))), 0.01)
+    shuffled = compare(
+        scored(tmp_path, lambda rows: rows.sort(key=lambda r: (r["arm"] == "base", -r["position"], r["split"]))), 0.01
+    )
     assert plain.test is not None and shuffled.test is not None
     assert shuffled.test.ci95 == pytest.approx(plain.test.ci95)
     assert shuffled.controls["random_b"].gain_nats_per_token == pytest.approx(plain.controls["random_b"].gain_nats_per_token)
@@ -158,7 +160,9 @@ def first(arm: str, **fields: Any) -> Callable[[Rows], None]:
         (lambda rows: [rows.remove(row) for row in of(rows, "tuned")], "no test documents under `tuned`"),
     ],
 )
-def test_arms_that_were_not_scored_on_the_same_tokens_are_refused_by_name(tmp_path: Path, change: Callable[[Rows], Any], says: str) -> None:
+def test_arms_that_were_not_scored_on_the_same_tokens_are_refused_by_name(
+    tmp_path: Path, change: Callable[[Rows], Any], says: str
+) -> None:
     with pytest.raises(ComparisonRefused, match=says):
         compare(scored(tmp_path, change), 0.01)
 
@@ -175,7 +179,9 @@ def test_arms_that_were_not_scored_on_the_same_tokens_are_refused_by_name(tmp_pa
         (lambda rows: rows.clear(), "holds no row"),
     ],
 )
-def test_a_scores_file_that_contradicts_itself_is_named_with_its_row(tmp_path: Path, change: Callable[[Rows], Any], says: str) -> None:
+def test_a_scores_file_that_contradicts_itself_is_named_with_its_row(
+    tmp_path: Path, change: Callable[[Rows], Any], says: str
+) -> None:
     with pytest.raises(DataError, match=says):
         compare(scored(tmp_path, change), 0.01)
 

@@ -16,7 +16,7 @@ from statsmodels.stats.weightstats import ttost_paired
 
 from galvan.errors import DataError
 from galvan.run import to_json
-from galvan.statistics import Interval, judge, paired_gain, ratio
+from galvan.statistics import Interval, judge, judge_candidates, paired_bits, paired_gain, ratio
 
 
 def gain_of(per_token, tokens, **options):
@@ -142,6 +142,10 @@ def test_exactly_equal_arms_are_not_called_equivalent():
     tokens = np.full(25, 230.0)
     found = paired_gain(2 * tokens, 2 * tokens, tokens)
     assert found.verdict == "inconclusive" and "one model measured twice" in found.reason
+    bits = paired_bits(2 * tokens, 2 * tokens, 4 * tokens)
+    assert bits.verdict == "inconclusive" and "one model measured twice" in bits.reason
+    family = judge_candidates(2 * tokens, {"dead": 2 * tokens, "alive": tokens}, tokens, np.random.default_rng(0), flips=99)
+    assert [candidate.verdict for candidate in family.candidates] == ["inconclusive", "improved"]
 
 
 def test_the_wider_of_documents_and_blocks_counts():

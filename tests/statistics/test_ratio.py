@@ -81,6 +81,14 @@ def test_one_token_per_document_gives_llama_cpp_s_figure():
     assert found.se == pytest.approx(math.sqrt(v_tuned + v_base - 2 * covariance), rel=1e-9)
 
 
+def test_arch_s_document_bootstrap_has_the_same_standard_error():
+    bootstrap = pytest.importorskip("arch.bootstrap")
+    differences, tokens = (values[0] for values in world(np.random.default_rng(13), 1, 60, unequal=True))
+    resampled = bootstrap.IIDBootstrap(differences, tokens, seed=np.random.default_rng(0))
+    spread = resampled.apply(lambda d, t: d.sum() / t.sum(), 4000).std(ddof=1)
+    assert ratio(differences, tokens).se == pytest.approx(spread, rel=0.12)  # the bootstrap's lacks n/(n-1) and is noisy
+
+
 def test_three_documents_by_hand():
     # D = (2, 1, 3), T = (10, 10, 20): r = 6/40 = .15; e = (.5, -.5, 0); e/(S-T) = (1/60, -1/60, 0);
     # se = sqrt(2/3 * 2/3600) = .019245; n_eff = 1600/600 = 2.6667.
@@ -151,7 +159,7 @@ def block_coverage(runs):
 
 @pytest.mark.parametrize("n", [25, 100])
 def test_neighbours_break_the_naive_interval_and_blocks_mend_it(n):
-    runs = dependent_world(np.random.default_rng(n), 1200, n, phi=0.4)
+    runs = dependent_world(np.random.default_rng(n), 1000, n, phi=0.4)
     assert coverage(runs) < 0.90
     assert 0.92 <= block_coverage(runs) <= 0.97
 

@@ -16,8 +16,10 @@ def _names(names: tuple[str, ...]) -> str:
     title="The base was evaluated after the adapter had been put into it",
     symptom="Base and tuned perplexity are equal to the last digit, and texts of the 'base' are in the tuned style.",
     proof="No adapter layer is inside the object called base, and its likelihoods are those of a base loaded afresh.",
-    remedy="load the base a second time and score it before PeftModel.from_pretrained is called, or let `galvan evaluate BASE ADAPTER --data FILE` do both",
-    settle="Score the base in a new process that never loads the adapter: equal to the base's score of record, this is excluded; different, it is proved.",
+    remedy="load the base a second time and score it before PeftModel.from_pretrained is called, or let `galvan evaluate "
+    "BASE ADAPTER --data FILE` do both",
+    settle="Score the base in a new process that never loads the adapter: equal to the base's score of record, this is "
+    "excluded; different, it is proved.",
     sources=["peft#940", "peft#515", "peft#795", "peft#1161", "peft PR #2313"],
     refuses=True,
 )
@@ -33,7 +35,9 @@ def base_wrapped_in_place(facts: Facts) -> Answer:
             evidence(
                 f"The object called base holds {live.base.layers} adapter layers.",
                 "Base and tuned are one and the same object." if live.same_object else None,
-                "The tuned model is a wrapper around the very object called base." if live.tuned_wraps_base and not live.same_object else None,
+                "The tuned model is a wrapper around the very object called base."
+                if live.tuned_wraps_base and not live.same_object
+                else None,
                 facts.arms_equal(),
                 _off_differs(function),
             ),
@@ -52,7 +56,9 @@ def base_wrapped_in_place(facts: Facts) -> Answer:
 def _off_differs(function: FunctionFacts | None) -> str | None:
     if function is None or function.off_base_nats is None or function.off_base_nats <= function.noise_floor_nats:
         return None
-    return f"With the adapter switched off a token's likelihood is {function.off_base_nats:.3g} nats away from what the 'base' gives."
+    return (
+        f"With the adapter switched off a token's likelihood is {function.off_base_nats:.3g} nats away from what the 'base' gives."
+    )
 
 
 def _off_agrees(function: FunctionFacts | None) -> str | None:
@@ -66,8 +72,10 @@ def _off_agrees(function: FunctionFacts | None) -> str | None:
     title="The adapter is loaded but disabled, or another adapter is the active one",
     symptom="The tuned model answers as the base does, or in the style of another adapter.",
     proof="Every adapter layer is enabled, all have the same active adapter, and switching it off changes the likelihoods.",
-    remedy="call model.enable_adapter_layers() and model.set_adapter(NAME), then run `galvan check BASE ADAPTER` or galvan.audit again",
-    settle="Print model.get_model_status(): enabled must be True and active_adapters the one that you trained; anything else proves it.",
+    remedy="call model.enable_adapter_layers() and model.set_adapter(NAME), then run `galvan check BASE ADAPTER` or "
+    "galvan.audit again",
+    settle="Print model.get_model_status(): enabled must be True and active_adapters the one that you trained; anything "
+    "else proves it.",
     sources=["peft#1389", "adapter-hub/adapters#815", "UKPLab/AdaSent#2"],
     refuses=True,
 )
@@ -79,14 +87,22 @@ def adapter_not_active(facts: Facts) -> Answer:
     changes = _on_off_changes(function)
     if state is None:
         differ = facts.arms_differ()
-        return absent([differ]) if differ else unknown("the state of the adapter layers in the model that was scored.", evidence(facts.arms_equal()))
+        return (
+            absent([differ])
+            if differ
+            else unknown("the state of the adapter layers in the model that was scored.", evidence(facts.arms_equal()))
+        )
     reasons = _inactive(state)
     if reasons:
         return present([*reasons, *evidence(_on_off_equal(function), facts.arms_equal())], evidence(changes))
     healthy = f"All {state.layers} adapter layers are enabled; active: {_names(state.active)}."
     others = tuple(name for name in state.available if name not in state.active and name not in state.dead)
     if others:
-        return unknown(f"whether {_names(state.active)} is the adapter that was meant; {_names(others)} is loaded too.", [], evidence(healthy, changes))
+        return unknown(
+            f"whether {_names(state.active)} is the adapter that was meant; {_names(others)} is loaded too.",
+            [],
+            evidence(healthy, changes),
+        )
     if function is not None and function.on_off_nats == 0 and not state.dead:
         return unknown("why switching the adapter off changes nothing.", evidence(_on_off_equal(function)), [healthy])
     return absent(evidence(healthy, changes, facts.arms_differ()))
@@ -127,7 +143,8 @@ def _on_off_equal(function: FunctionFacts | None) -> str | None:
     symptom="Both arms give identical numbers; a path points to the base, to an old save or to the other arm.",
     proof="The SHA-256 of what was loaded differs between the arms, and the adapter's is the one that training wrote down.",
     remedy="give the folder that training wrote last as the tuned model, and check with `galvan check BASE ADAPTER`",
-    settle="Run `sha256sum` on the weights of both arms and on the file that training saved: equal arms, or another file than was saved, prove it.",
+    settle="Run `sha256sum` on the weights of both arms and on the file that training saved: equal arms, or another file "
+    "than was saved, prove it.",
     sources=["peft#1259"],
     refuses=True,
 )
@@ -140,16 +157,26 @@ def same_checkpoint(facts: Facts) -> Answer:
         return present([f"The adapter's SHA-256 is {files.tuned_sha256[:16]}, but training saved one with {shown(recorded, 16)}."])
     if live is not None and not live.base.layers and not live.tuned.layers:
         if live.same_object:
-            return present(evidence("Base and tuned are one and the same object, and no adapter layer is in it.", facts.arms_equal()))
+            return present(
+                evidence("Base and tuned are one and the same object, and no adapter layer is in it.", facts.arms_equal())
+            )
         if live.n_tensors and live.shared_tensors == live.n_tensors:
-            return present(evidence(f"All {live.n_tensors} weights of the tuned model lie in the memory of the base's.", facts.arms_equal()))
+            return present(
+                evidence(f"All {live.n_tensors} weights of the tuned model lie in the memory of the base's.", facts.arms_equal())
+            )
         if live.different_tensors == 0:
             return present(evidence(f"All {live.n_tensors} weights of base and tuned are equal bit for bit.", facts.arms_equal()))
     against = evidence(
         f"The tuned weights have the SHA-256 {files.tuned_sha256[:16]}, and the base is other files." if files else None,
         "It is the file that training recorded." if files and recorded else None,
-        f"{live.different_tensors} of {live.n_tensors} weights differ between base and tuned." if live and live.different_tensors else None,
+        f"{live.different_tensors} of {live.n_tensors} weights differ between base and tuned."
+        if live and live.different_tensors
+        else None,
         "The tuned object holds an adapter and the base does not." if live and live.tuned.layers and not live.base.layers else None,
         facts.arms_differ(),
     )
-    return absent(against) if against else unknown("which files or weights the two arms were loaded from.", evidence(facts.arms_equal()))
+    return (
+        absent(against)
+        if against
+        else unknown("which files or weights the two arms were loaded from.", evidence(facts.arms_equal()))
+    )

@@ -17,7 +17,8 @@ def _example(names: Sequence[str]) -> str:
     title="The names in the adapter's file do not fit the base",
     symptom="PEFT warns at most of missing keys, loads nothing, and the tuned model is exactly the base.",
     proof="The file's keys are the expected ones (targets x {A, B}), and after loading every tensor in memory equals the file's.",
-    remedy="save the adapter again with model.save_pretrained from the unwrapped PEFT model, or rename its keys to base_model.model.MODULE.lora_A.weight, and run `galvan check BASE ADAPTER`",
+    remedy="save the adapter again with model.save_pretrained from the unwrapped PEFT model, or rename its keys to "
+    "base_model.model.MODULE.lora_A.weight, and run `galvan check BASE ADAPTER`",
     settle="Load with load_adapter and look at both lists that it returns: unless both are empty, names do not fit.",
     sources=["vllm#34186", "vllm#48019", "vllm#34591", "LlamaFactory#10294", "diffusers PR #10187"],
     refuses=True,
@@ -30,11 +31,19 @@ def keys_do_not_fit(facts: Facts) -> Answer:
     refused = facts.integrity.refused_by_peft if facts.integrity else None
     unlike = live.tensors_unlike_file if live else None
     if files is None:
-        return unknown("the adapter's file; give its folder to `galvan check`.", evidence(facts.arms_equal()), evidence(facts.arms_differ()))
+        return unknown(
+            "the adapter's file; give its folder to `galvan check`.", evidence(facts.arms_equal()), evidence(facts.arms_differ())
+        )
     because = evidence(
-        f"{len(files.unexpected_keys)} of {files.n_keys} keys fit nothing in the base{_example(files.unexpected_keys)}." if files.unexpected_keys else None,
-        f"{len(files.missing_keys)} of {files.n_expected_keys} expected keys are missing{_example(files.missing_keys)}." if files.missing_keys else None,
-        f"{len(files.foreign_modules)} adapted modules do not exist in the base{_example(files.foreign_modules)}." if files.foreign_modules else None,
+        f"{len(files.unexpected_keys)} of {files.n_keys} keys fit nothing in the base{_example(files.unexpected_keys)}."
+        if files.unexpected_keys
+        else None,
+        f"{len(files.missing_keys)} of {files.n_expected_keys} expected keys are missing{_example(files.missing_keys)}."
+        if files.missing_keys
+        else None,
+        f"{len(files.foreign_modules)} adapted modules do not exist in the base{_example(files.foreign_modules)}."
+        if files.foreign_modules
+        else None,
         shown(refused, 300) if refused else None,
         f"After loading, {len(unlike)} tensors in memory are not those of the file{_example(unlike)}." if unlike else None,
     )
@@ -43,12 +52,18 @@ def keys_do_not_fit(facts: Facts) -> Answer:
         only_missing = files.missing_keys and not files.unexpected_keys and not refused and not unlike
         return present(because, evidence(facts.arms_differ()), "very likely" if only_missing else "certain")
     against = evidence(
-        f"All {files.n_keys} keys of the file are the {files.n_expected_keys} expected ones (by {files.keys_proved_by})." if files.keys_proved_by else None,
+        f"All {files.n_keys} keys of the file are the {files.n_expected_keys} expected ones (by {files.keys_proved_by})."
+        if files.keys_proved_by
+        else None,
         "After loading, every tensor in memory equals the file's bit for bit." if unlike is not None else None,
     )
     if against:
         return absent(against)
-    return unknown(f"which keys this base expects: {shown(files.reason or 'not looked at', 200)}.", evidence(facts.arms_equal()), evidence(facts.arms_differ()))
+    return unknown(
+        f"which keys this base expects: {shown(files.reason or 'not looked at', 200)}.",
+        evidence(facts.arms_equal()),
+        evidence(facts.arms_differ()),
+    )
 
 
 @cause(
@@ -56,8 +71,10 @@ def keys_do_not_fit(facts: Facts) -> Answer:
     title="The adapter is fresh: every lora_B is zero, so it adds nothing",
     symptom="The tuned model is exactly the base; typically get_peft_model was called where PeftModel.from_pretrained was meant.",
     proof="Some lora_B is not zero, in the file and in memory, and memory equals the file.",
-    remedy="load the trained adapter with PeftModel.from_pretrained(base, FOLDER) and never with get_peft_model; if its file holds zeros too, train again with `galvan run`",
-    settle="Run `galvan check BASE ADAPTER`: zeros in the file mean that training never moved the adapter, zeros only in memory that it was not loaded.",
+    remedy="load the trained adapter with PeftModel.from_pretrained(base, FOLDER) and never with get_peft_model; if its "
+    "file holds zeros too, train again with `galvan run`",
+    settle="Run `galvan check BASE ADAPTER`: zeros in the file mean that training never moved the adapter, zeros only in "
+    "memory that it was not loaded.",
     sources=["PEFT troubleshooting guide, 'Incorrectly loaded model'"],
     refuses=True,
 )
@@ -79,9 +96,15 @@ def fresh_adapter(facts: Facts) -> Answer:
         facts.arms_equal(),
     )
     if (dead_file or in_memory) and files is not None and files.other_tensors:
-        return unknown(f"whether the {len(files.other_tensors)} other tensors that it saves are trained.", because, evidence(changes, facts.arms_differ()))
+        return unknown(
+            f"whether the {len(files.other_tensors)} other tensors that it saves are trained.",
+            because,
+            evidence(changes, facts.arms_differ()),
+        )
     if in_memory and state is not None and any(name not in state.dead for name in state.available):
-        return absent(["Another adapter with updates that are not zero is loaded: the wrong one is active (A06)."], because, "very likely")
+        return absent(
+            ["Another adapter with updates that are not zero is loaded: the wrong one is active (A06)."], because, "very likely"
+        )
     if dead_file or in_memory:
         return present(because, evidence(changes, facts.arms_differ()))
     against = evidence(

@@ -10,8 +10,10 @@ from galvan.text import shown
     "C02",
     title="The adapter's scale is zero, missing, or not the one it was trained with",
     symptom="No effect at all (scale zero), or one that is too strong or too weak.",
-    proof="alpha and r stand in adapter_config.json, alpha / r is greater than zero in every module, and alpha is the one recorded in training.",
-    remedy='write the r and lora_alpha of training into adapter_config.json (for example "r": 8, "lora_alpha": 16) and run `galvan check BASE ADAPTER`',
+    proof="alpha and r stand in adapter_config.json, alpha / r is greater than zero in every module, and alpha is the one "
+    "recorded in training.",
+    remedy='write the r and lora_alpha of training into adapter_config.json (for example "r": 8, "lora_alpha": 16) and run '
+    "`galvan check BASE ADAPTER`",
     settle="Score with the scale multiplied by 0, 0.5, 1, 1.5 and 2: the right scale has its lowest NLL near 1.",
     sources=["mlx-vlm#845", "mlx-vlm PR #986", "mlx-examples PR #623"],
     refuses=True,
@@ -28,7 +30,8 @@ def scale_missing(facts: Facts) -> Answer:
     because = evidence(
         "adapter_config.json records no lora_alpha." if lora_file and lora_file.alpha is None else None,
         "adapter_config.json records no rank r." if lora_file and lora_file.rank is None else None,
-        f"The scale is not greater than zero in {len(lora_file.unscaled_modules)} of {len(lora_file.modules)} modules (lora_alpha {lora_file.alpha}, r {lora_file.rank})."
+        f"The scale is not greater than zero in {len(lora_file.unscaled_modules)} of {len(lora_file.modules)} modules "
+        f"(lora_alpha {lora_file.alpha}, r {lora_file.rank})."
         if lora_file and lora_file.unscaled_modules
         else None,
         f"In memory the scale of {', '.join(shown(name, 40) for name in zero)} is not greater than zero." if zero else None,
@@ -39,7 +42,13 @@ def scale_missing(facts: Facts) -> Answer:
     scales = [m.scaling for m in lora_file.modules if m.scaling is not None] if lora_file else []
     against = evidence(
         f"The scale of the {len(scales)} modules in the file is {min(scales):g} to {max(scales):g}." if scales else None,
-        f"In memory the scale is {'; '.join(f'{low:g} to {high:g}' for low, high in state.scaling.values())}." if state and state.scaling else None,
+        f"In memory the scale is {'; '.join(f'{low:g} to {high:g}' for low, high in state.scaling.values())}."
+        if state and state.scaling
+        else None,
         f"lora_alpha {trained} is the one recorded in training." if trained is not None and lora_file else None,
     )
-    return absent(against) if against else unknown("the adapter's scaling.", evidence(facts.arms_equal()), evidence(facts.arms_differ()))
+    return (
+        absent(against)
+        if against
+        else unknown("the adapter's scaling.", evidence(facts.arms_equal()), evidence(facts.arms_differ()))
+    )

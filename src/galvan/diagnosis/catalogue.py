@@ -111,7 +111,8 @@ class Facts:
         seen = self.scores
         if seen is None or seen.max_abs_token_difference_nats <= 10 * seen.noise_floor_nats:
             return None
-        return f"In the scores one token differs by {seen.max_abs_token_difference_nats:.3g} nats between base and tuned (noise {seen.noise_floor_nats:.1g})."
+        difference, noise = seen.max_abs_token_difference_nats, seen.noise_floor_nats
+        return f"In the scores one token differs by {difference:.3g} nats between base and tuned (noise {noise:.1g})."
 
     def arms_equal(self) -> str | None:
         """The sentence that not one token differs between base and tuned; None if that was not seen."""
@@ -232,7 +233,9 @@ def refusal(findings: Sequence[Finding]) -> ComparisonRefused | None:
     """The error that stops a comparison, made of the first present finding whose cause forbids one; None if none does."""
     for finding in findings:
         if finding.status == "present" and _REGISTERED[finding.code][0].refuses:
-            return ComparisonRefused(finding.code, f"{finding.code} {finding.title}: {finding.because[0].rstrip('.')}; {finding.remedy}")
+            return ComparisonRefused(
+                finding.code, f"{finding.code} {finding.title}: {finding.because[0].rstrip('.')}; {finding.remedy}"
+            )
     return None
 
 
@@ -259,5 +262,7 @@ def liveness(facts: Facts, findings: Sequence[Finding]) -> Liveness:
     if change == 0:
         return Liveness(False, f"not one of {function.n_tokens} tokens changes its likelihood, and no known cause was found")
     if change <= function.noise_floor_nats:
-        return Liveness(None, f"the largest change of a token, {change:.1g} nats, is within the noise of {function.noise_floor_nats:.1g}")
+        return Liveness(
+            None, f"the largest change of a token, {change:.1g} nats, is within the noise of {function.noise_floor_nats:.1g}"
+        )
     return Liveness(True, None)

@@ -29,7 +29,8 @@ _PART_OF_LORA = re.compile(
 )
 # Each of these changes which keys are expected in ways that only PEFT knows.
 _BEYOND_HEADERS = (
-    "use_dora", "lora_bias", "modules_to_save", "target_parameters", "trainable_token_indices", "exclude_modules", "layers_to_transform",
+    "use_dora", "lora_bias", "modules_to_save", "target_parameters", "trainable_token_indices", "exclude_modules",
+    "layers_to_transform",
 )  # fmt: skip
 
 
@@ -165,8 +166,10 @@ def _ask_peft(facts: FileFacts, base: Located, tuned: Located, header: Header) -
     from peft import PeftConfig, PeftModelForCausalLM, get_peft_model_state_dict, set_peft_model_state_dict
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from galvan.measure.live import keep_random_state
+
     try:
-        with quiet(), torch.device("meta"):
+        with quiet(), keep_random_state(), torch.device("meta"):
             shape_only = AutoConfig.from_pretrained(base.path, trust_remote_code=False, local_files_only=True)
             model = AutoModelForCausalLM.from_config(shape_only, trust_remote_code=False)
             names = {name for name, _ in model.named_modules()}
@@ -210,7 +213,9 @@ def _with_values(facts: FileFacts, config: Mapping[str, Any], headers: Mapping[A
                 elif not _PART_OF_LORA.search(name) and name not in facts.unexpected_keys:
                     other.append(name)
     modules = [_delta(name.removeprefix(PREFIX), pair, config) for name, pair in sorted(factors.items())]
-    return dataclasses.replace(facts, not_finite=tuple(sorted(not_finite)), other_tensors=tuple(sorted(other)), modules=tuple(modules))
+    return dataclasses.replace(
+        facts, not_finite=tuple(sorted(not_finite)), other_tensors=tuple(sorted(other)), modules=tuple(modules)
+    )
 
 
 def _delta(module: str, pair: Mapping[str, Any], config: Mapping[str, Any]) -> ModuleDelta:

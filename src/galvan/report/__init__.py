@@ -64,7 +64,7 @@ def _stop(findings: Sequence[Finding]) -> str | None:
     if error is None:
         return None
     finding = next(f for f in findings if f.code == error.code)
-    return f"{finding.code} {finding.title}: {finding.because[0]}"
+    return f"{finding.code}: {finding.title}. {finding.because[0]}"
 
 
 def _refused(comparisons: Comparisons | None, stop: str | None) -> dict[str, Any]:

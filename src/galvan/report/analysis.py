@@ -6,13 +6,14 @@ order in `SECTIONS`; each returns Markdown or an empty string, and everything th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 from galvan.report.evidence import Evidence
 from galvan.report.explanations import explanations, summary_of
 from galvan.report.markdown import code, commands, md, table
-from galvan.report.prose import CONTROL_NAMES, bullets, control_line, nats, percent, percent_interval, plural, sentence
+from galvan.report.prose import CONTROL_NAMES, bullets, control_line, epochs, nats, percent, percent_interval, plural, sentence
 from galvan.report.remedies import Action, next_actions
 from galvan.statistics.paired import Gain
 
@@ -28,7 +29,9 @@ _MOST_ROWS = 8
 
 def analysis(e: Evidence) -> str:
     """The whole page."""
-    title = f"# Analysis of {code(e.recipe.name)}: " + ("the comparison is refused" if _test(e) is None else "did the fine-tune work?")
+    title = f"# Analysis of {code(e.recipe.name)}: " + (
+        "the comparison is refused" if _test(e) is None else "did the fine-tune work?"
+    )
     sections = [text for section in SECTIONS if (text := section(e))]
     return "\n\n".join([title, *sections]) + "\n"
 
@@ -46,13 +49,19 @@ def summary(e: Evidence) -> str:
         why = f"**Result:** {HEADLINES['refused']}. {md(sentence(e.refusal or ''), 1200)}"
         first = next_actions(e)
         mend = f"\n\n**First:** {md(first[0].action)}" if first else ""
-        return f"## Summary\n\n{why}{mend}\n\nUntil this is mended the numbers of the two arms say nothing about the fine-tune, so none are shown here."
+        return (
+            f"## Summary\n\n{why}{mend}\n\nUntil this is mended the numbers "
+            "of the two arms say nothing about the fine-tune, so none are shown here."
+        )
     lines = [f"**Result: {test.verdict}.** {HEADLINES[test.verdict]}. {md(summary_of(test))}. {md(test.reason)}"]
     lines.append(md(test.sensitivity))
     lines += [f"Caution: {md(caution)}" for caution in test.cautions]
     if e.findings and not any(f.status == "present" for f in e.findings):
         excluded = sum(f.status == "absent" for f in e.findings)
-        lines.append(f"Of {plural(len(e.findings), 'known cause')} of a false result that were looked for, {excluded} are excluded and {len(e.findings) - excluded} could not be decided.")
+        lines.append(
+            f"Of {plural(len(e.findings), 'known cause')} of a false result that were looked "
+            f"for, {excluded} are excluded and {len(e.findings) - excluded} could not be decided."
+        )
     return "## Summary\n\n" + "\n\n".join(lines)
 
 
@@ -62,29 +71,62 @@ def training_details(e: Evidence) -> str:
 
 def _training_lines(e: Evidence) -> list[tuple[str, str]]:
     settings, splits, origin = e.recipe.training, e.splits, e.provenance
-    counts = ", ".join(f"{plural(part.documents, 'document')} ({part.words:,} words) for {use}" for use, part in zip(("training", "validation", "test"), (splits["train"], splits["validation"], splits["test"]), strict=True))
+    counts = ", ".join(
+        f"{plural(part.documents, 'document')} ({part.words:,} words) for {use}"
+        for use, part in zip(
+            ("training", "validation", "test"), (splits["train"], splits["validation"], splits["test"]), strict=True
+        )
+    )
     device, dtype = origin.get("device") or {}, origin.get("dtype") or {}
     lines = [
-        ("Data", f"{code(e.recipe.data.source)}: {counts}; the test documents come from {plural(splits['test'].sources, 'source')}"),
-        ("Base model", code(origin.get("base") or e.recipe.model.base) + (f", {md(device.get('value'))}, {md(dtype.get('value'))}" if device and dtype else "")),
+        (
+            "Data",
+            f"{code(e.recipe.data.source)}: {counts}; the test documents come from {plural(splits['test'].sources, 'source')}",
+        ),
+        (
+            "Base model",
+            code(origin.get("base") or e.recipe.model.base)
+            + (f", {md(device.get('value'))}, {md(dtype.get('value'))}" if device and dtype else ""),
+        ),
     ]
     if e.training is None:
         return [*lines, ("Training", f"elsewhere: {code(origin.get('adapter') or 'the adapter')} came without a training log")]
     steps, rows = int(e.training.get("steps") or 0), int(e.training.get("rows") or 0)
     batch = settings.batch_size * settings.accumulation
-    lines.append(("Duration", f"{settings.epochs:g} epochs, {plural(steps, 'step')} of {batch} documents at most, {int(e.training.get('tokens') or 0):,} tokens; {rows:,} documents / {batch} x {settings.epochs:g} = {rows / batch * settings.epochs:.1f}"))
+    lines.append(
+        (
+            "Duration",
+            f"{epochs(settings.epochs)}, {plural(steps, 'step')} of {batch} documents "
+            f"at most, {int(e.training.get('tokens') or 0):,} tokens; {rows:,} documents "
+            f"/ {batch} x {settings.epochs:g} = {rows / batch * settings.epochs:.1f}",
+        )
+    )
     trainable, total = int(e.training.get("trainable_parameters") or 0), int(e.training.get("total_parameters") or 0)
     share = f" of {total:,} ({100 * trainable / total:.2f} %)" if total else ""
     if settings.method == "lora":
         targets = ", ".join(code(name, 60) for name in e.training.get("targets") or [])
-        lines.append(("Adapter", f"rank {settings.lora.rank}, alpha {settings.lora.alpha:g} (scale {settings.lora.alpha / settings.lora.rank:g}), dropout {settings.lora.dropout:g}, on {targets or 'no layer that is recorded'}"))
+        lines.append(
+            (
+                "Adapter",
+                f"rank {settings.lora.rank}, alpha {settings.lora.alpha:g} (scale {settings.lora.alpha / settings.lora.rank:g}), "
+                f"dropout {settings.lora.dropout:g}, on {targets or 'no layer that is recorded'}",
+            )
+        )
     lines += [
         ("Trained parameters", f"{trainable:,}{share}"),
-        ("Learning rate", f"{settings.learning_rate:g} at its peak, {settings.schedule} after {100 * settings.warmup_ratio:g} % warm-up, {settings.optimizer}"),
+        (
+            "Learning rate",
+            f"{settings.learning_rate:g} at its peak, {settings.schedule} after {100 * settings.warmup_ratio:g} % warm-up, {settings.optimizer}",
+        ),
         ("Batch", f"{settings.batch_size} x {settings.accumulation} accumulated = {batch} documents a step; seed {e.recipe.seed}"),
     ]
     if cut := int(e.training.get("truncated_rows") or 0):
-        lines.append(("Truncated", f"{plural(cut, 'document')} lost {plural(int(e.training.get('truncated_tokens') or 0), 'token')} at their ends"))
+        lines.append(
+            (
+                "Truncated",
+                f"{plural(cut, 'document')} lost {plural(int(e.training.get('truncated_tokens') or 0), 'token')} at their ends",
+            )
+        )
     return [*lines, *_first_loss(e)]
 
 
@@ -94,14 +136,22 @@ def _first_loss(e: Evidence) -> list[tuple[str, str]]:
         return []
     first, last = e.trace[0], e.trace[-1]
     losses = [float(row["loss_nats"]) for row in e.trace if isinstance(row.get("loss_nats"), int | float)]
-    text = f"{first['loss_nats']:.4f} nats a token at step {first['step']}, {losses[-1]:.4f} at step {last['step']}, {sum(losses) / len(losses):.4f} on average over all steps"
+    text = (
+        f"{first['loss_nats']:.4f} nats a token at step {first['step']}, {losses[-1]:.4f} "
+        f"at step {last['step']}, {sum(losses) / len(losses):.4f} on average over all steps"
+    )
     probe = e.comparisons.probe if e.comparisons and e.refusal is None else None
     lines = [("Loss", text)]
     if probe is not None:
-        import math
-
-        base = math.log(probe.base_perplexity)
-        lines.append(("Loss before the first update", f"{first['loss_nats']:.4f} in the log, made by the untouched base on its first batch; the base of record has {base:.4f} on {plural(probe.n_documents, 'training document')}. The two should be near each other; the log also counts the end-of-text token" if e.recipe.training.learn_eos else f"{first['loss_nats']:.4f} in the log; the base of record has {base:.4f} on {plural(probe.n_documents, 'training document')}"))
+        eos = " (the log also counts the end-of-text token)" if e.recipe.training.learn_eos else ""
+        lines.append(
+            (
+                "Loss before the first update",
+                f"{first['loss_nats']:.4f} in the log, made by the untouched base on "
+                f"one batch; the base of record has {math.log(probe.base_perplexity):.4f} "
+                f"on {plural(probe.n_documents, 'training document')}. One and the same model, they should be near each other{eos}",
+            )
+        )
     return lines
 
 
@@ -109,11 +159,20 @@ def _loss_tables(e: Evidence) -> str:
     parts = []
     if e.trace:
         every = _spread(list(e.trace))
-        rows = [[str(r["step"]), f"{r['tokens']:,}", f"{r['learning_rate']:.2e}", _figure(r["loss_nats"]), _figure(r["gradient_norm"])] for r in every]
-        parts.append("Loss progression (one batch each, so it jumps about):\n\n" + table(["Step", "Tokens", "Learning rate", "Loss, nats a token", "Gradient norm"], rows))
+        rows = [
+            [str(r["step"]), f"{r['tokens']:,}", f"{r['learning_rate']:.2e}", _figure(r["loss_nats"]), _figure(r["gradient_norm"])]
+            for r in every
+        ]
+        parts.append(
+            "Loss progression (one batch each, so it jumps about):\n\n"
+            + table(["Step", "Tokens", "Learning rate", "Loss, nats a token", "Gradient norm"], rows)
+        )
     if e.curve is not None and e.curve.points and e.refusal is None:
         rows = [[str(p.step), _figure(p.validation), _figure(p.probe)] for p in e.curve.points]
-        parts.append("The same documents at every evaluation, in evaluation mode (nats a token):\n\n" + table(["Step", "Validation", "Training probe"], rows))
+        parts.append(
+            "The same documents at every evaluation, in evaluation mode (nats a token):\n\n"
+            + table(["Step", "Validation", "Training probe"], rows)
+        )
     return "".join("\n\n" + part for part in parts)
 
 
@@ -133,7 +192,11 @@ def key_findings(e: Evidence) -> str:
 
 
 def _refused_findings(e: Evidence) -> list[tuple[str, str]]:
-    found = [(f"{f.code}: {md(f.title)} ({f.certainty})", _for_and_against(list(f.because), list(f.against))) for f in e.findings if f.status == "present"]
+    found = [
+        (f"{f.code}: {md(f.title)} ({f.certainty})", _for_and_against(list(f.because), list(f.against)))
+        for f in e.findings
+        if f.status == "present"
+    ]
     if e.comparisons is not None:
         failed = [control_line(name, c) for name, c in e.comparisons.controls.items() if c.status == "failed"]
         if failed:
@@ -146,19 +209,45 @@ def _refused_findings(e: Evidence) -> list[tuple[str, str]]:
 def _findings(e: Evidence) -> list[tuple[str, str]]:
     known, test = e.comparisons, _test(e)
     assert known is not None and test is not None
-    unit = f"{plural(test.n_clusters, test.unit)}, weighing like {test.n_effective:.1f} equal ones" if test.unit != "document" else f"documents, weighing like {test.n_effective:.1f} equal ones"
+    unit = (
+        f"{plural(test.n_clusters, test.unit)}, weighing like {test.n_effective:.1f} equal ones"
+        if test.unit != "document"
+        else f"documents, weighing like {test.n_effective:.1f} equal ones"
+    )
     bits = known.bits
     lines = [
-        f"{summary_of(test)}: {nats(test.nats_per_token, test.ci95)}, over {test.n_tokens:,.0f} tokens of {plural(test.n_documents, 'document')}; the interval counts {unit}",
-        *([f"Bits per byte, which do not depend on the tokenizer: {bits.base_bits_per_byte:.4f} for the base, {bits.tuned_bits_per_byte:.4f} for the tuned model"] if bits else []),
-        f"Margin fixed beforehand: {test.margin:g} nats a token" + (f"; the smallest margin that these data could support is {test.smallest_margin:.4f}" if test.smallest_margin is not None else ""),
+        f"{summary_of(test)}: {nats(test.nats_per_token, test.ci95)}, over {test.n_tokens:,.0f} "
+        f"tokens of {plural(test.n_documents, 'document')}; the interval counts {unit}",
+        *(
+            [
+                f"Bits per byte, which do not depend on the tokenizer: {bits.base_bits_per_byte:.4f} "
+                f"for the base, {bits.tuned_bits_per_byte:.4f} for the tuned model"
+            ]
+            if bits
+            else []
+        ),
+        f"Margin fixed beforehand: {test.margin:g} nats a token"
+        + (
+            f"; the smallest margin that these data could support is {test.smallest_margin:.4f}"
+            if test.smallest_margin is not None
+            else ""
+        ),
     ]
     found = [(f"Held-out text: {test.verdict}", bullets(lines)), ("What could not have been seen", _sensitivity(e, test))]
     found.append(("Training text beside held-out text", _train_against_test(e)))
     if e.curve is not None:
         found.append((f"Learning curve: {e.curve.kind}", md(e.curve.reason)))
-    found.append(("Can the measurement be trusted?", bullets([known.identity.reason, *(control_line(n, c) for n, c in known.controls.items())])))
-    found += [(f"{f.code}: {md(f.title)} ({f.certainty})", _for_and_against(list(f.because), list(f.against))) for f in e.findings if f.status == "present"]
+    found.append(
+        (
+            "Can the measurement be trusted?",
+            bullets([known.identity.reason, *(control_line(n, c) for n, c in known.controls.items())]),
+        )
+    )
+    found += [
+        (f"{f.code}: {md(f.title)} ({f.certainty})", _for_and_against(list(f.because), list(f.against)))
+        for f in e.findings
+        if f.status == "present"
+    ]
     return found
 
 
@@ -166,7 +255,10 @@ def _sensitivity(e: Evidence, test: Gain) -> str:
     lines = [test.sensitivity]
     if test.verdict == "inconclusive":
         if test.documents_needed_for_margin:
-            lines.append(f"To see a change as large as the margin: {test.documents_needed_for_margin}, about {test.documents_needed_for_margin.tokens80:,} tokens")
+            lines.append(
+                f"To see a change as large as the margin: {test.documents_needed_for_margin}, "
+                f"about {test.documents_needed_for_margin.tokens80:,} tokens"
+            )
         if test.documents_needed_for_observed:
             lines.append(f"To see a change as large as the one observed, for planning only: {test.documents_needed_for_observed}")
     spread = e.comparisons.bottleneck if e.comparisons else None
@@ -181,22 +273,40 @@ def _train_against_test(e: Evidence) -> str:
         return md(known.probe_reason or "Not measured.") if known else ""
     probe, apart = known.probe, known.probe_minus_test
     rows = [
-        [name, f"{g.n_documents:,}", f"{g.base_perplexity:.2f}", f"{g.tuned_perplexity:.2f}", nats(g.nats_per_token, g.ci95), percent(g.perplexity_change_percent)]
+        [
+            name,
+            f"{g.n_documents:,}",
+            f"{g.base_perplexity:.2f}",
+            f"{g.tuned_perplexity:.2f}",
+            nats(g.nats_per_token, g.ci95),
+            percent(g.perplexity_change_percent),
+        ]
         for name, g in (("Training probe", probe), ("Held-out", known.test))
     ]
     line = f"Training text gained {nats(apart.value, apart.ci95)} more than held-out text"
     if apart.ci95 is not None and apart.ci95.low <= 0:
         line += ", a difference that chance can explain"
-    return table(["Documents", "Number", "Base perplexity", "Tuned perplexity", "Gain (95 % interval)", "Change"], rows) + f"\n\n{line}."
+    return (
+        table(["Documents", "Number", "Base perplexity", "Tuned perplexity", "Gain (95 % interval)", "Change"], rows)
+        + f"\n\n{line}."
+    )
 
 
 def _for_and_against(because: list[str], against: list[str]) -> str:
-    return "For it:\n\n" + (bullets(because) if because else "- Nothing that was measured.") + "\n\nAgainst it:\n\n" + (bullets(against) if against else "- Nothing that was measured.")
+    return (
+        "For it:\n\n"
+        + (bullets(because) if because else "- Nothing that was measured.")
+        + "\n\nAgainst it:\n\n"
+        + (bullets(against) if against else "- Nothing that was measured.")
+    )
 
 
 def possible_explanations(e: Evidence) -> str:
     letters = "ABCDEFGHIJ"
-    parts = [f"### {letters[i]}. {x.title}: {x.status.lower()}\n\n{_for_and_against(x.because, x.against)}\n\nTo settle it: {md(x.settle)}" for i, x in enumerate(explanations(e))]
+    parts = [
+        f"### {letters[i]}. {x.title}: {x.status.lower()}\n\n{_for_and_against(x.because, x.against)}\n\nTo settle it: {md(x.settle)}"
+        for i, x in enumerate(explanations(e))
+    ]
     return "## Possible explanations\n\n" + "\n\n".join(parts)
 
 
@@ -209,7 +319,10 @@ def recommendations(e: Evidence) -> str:
 
 
 def _recommendation(number: int, action: Action) -> str:
-    return f"{number}. **{md(action.action)}** {md(sentence(action.why))} What would confirm it: {md(action.expected)}\n\n{commands([action.command])}"
+    return (
+        f"{number}. **{md(action.action)}** {md(sentence(action.why))} What "
+        f"would confirm it: {md(action.expected)}\n\n{commands([action.command])}"
+    )
 
 
 def next_steps(e: Evidence) -> str:
@@ -217,7 +330,10 @@ def next_steps(e: Evidence) -> str:
     controls = e.comparisons.controls if e.comparisons else {}
     passed = [CONTROL_NAMES[n] for n, c in controls.items() if c.status == "ok"]
     done = [
-        (bool(e.findings), f"Check the adapter's files, its place in the model and its effect ({excluded} of {plural(len(e.findings), 'cause')} excluded)"),
+        (
+            bool(e.findings),
+            f"Check the adapter's files, its place in the model and its effect ({excluded} of {plural(len(e.findings), 'cause')} excluded)",
+        ),
         (bool(passed), f"Run the controls (passed: {', '.join(passed) or 'none'})"),
         (_test(e) is not None, "Compare base and tuned on the same held-out documents, with an interval"),
         (False, "Compare style, copying and what was forgotten (not measured in this run)"),
@@ -229,13 +345,33 @@ def next_steps(e: Evidence) -> str:
 def how_measured(e: Evidence) -> str:
     origin = e.provenance
     rule = f" First token: {md(origin['first_token_rule'])}." if origin.get("first_token_rule") else ""
-    context = f" Documents longer than {origin['context_tokens']:,} tokens go through half-overlapping windows." if isinstance(origin.get("context_tokens"), int) else ""
-    floor = f" Two measurements of one model may differ by {e.comparisons.noise_floor_nats:.2g} nats a token: {md(e.comparisons.noise_floor_reason)}" if e.comparisons else ""
-    hashes = "".join(f"\n- {name}: {code(origin[key])}" for name, key in (("base", "base_sha256"), ("adapter", "adapter_sha256"), ("tokenizer", "tokenizer_sha256"), ("data", "data_sha256")) if origin.get(key))
+    context = (
+        f" Documents longer than {origin['context_tokens']:,} tokens go through half-overlapping windows."
+        if isinstance(origin.get("context_tokens"), int)
+        else ""
+    )
+    floor = (
+        f" Two measurements of one model may differ by {e.comparisons.noise_floor_nats:.2g} nats a token: {md(e.comparisons.noise_floor_reason)}"
+        if e.comparisons
+        else ""
+    )
+    hashes = "".join(
+        f"\n- {name}: {code(origin[key])}"
+        for name, key in (
+            ("base", "base_sha256"),
+            ("adapter", "adapter_sha256"),
+            ("tokenizer", "tokenizer_sha256"),
+            ("data", "data_sha256"),
+        )
+        if origin.get(key)
+    )
     return (
-        "## How it was measured\n\nThe base of record is scored from an object that never held an adapter; base and tuned see the same tokens, every document and every token once. "
-        "The gain is the sum over documents of the base's negative log-likelihood less the tuned model's, divided by all scored tokens, so that exp(-gain) is the ratio of the two perplexities. "
-        "Its interval is a jackknife over documents, runs of neighbouring documents or sources, whichever is the more careful, with Student's t at the effective number of units."
+        "## How it was measured\n\nThe base of record is scored from an object that never "
+            "held an adapter; base and tuned see the same tokens, every document and every token once. "
+        "The gain is the sum over documents of the base's negative log-likelihood less the tuned "
+            "model's, divided by all scored tokens, so that exp(-gain) is the ratio of the two perplexities. "
+        "Its interval is a jackknife over documents, runs of neighbouring documents or sources, "
+            "whichever is the more careful, with Student's t at the effective number of units."
         + rule + context + floor + ("\n\nSha256 of what was measured:\n" + hashes if hashes else "")
     )  # fmt: skip
 
@@ -243,8 +379,10 @@ def how_measured(e: Evidence) -> str:
 def files(e: Evidence) -> str:
     known = [
         ("verdict.json", "this result for machines", True), ("findings.json", "every cause with its evidence", True),
-        ("comparisons.json", "gains, intervals and controls", e.comparisons is not None), ("scores.parquet", "likelihoods by document and token", e.comparisons is not None),
-        ("integrity.json", "what the check of the adapter found", e.integrity is not None), ("training.jsonl", "every training step", bool(e.trace)),
+        ("comparisons.json", "gains, intervals and controls", e.comparisons is not None), ("scores.parquet", "likelihoods "
+            "by document and token", e.comparisons is not None),
+        ("integrity.json", "what the check "
+            "of the adapter found", e.integrity is not None), ("training.jsonl", "every training step", bool(e.trace)),
         ("curves.jsonl", "every evaluation, by document", e.curve is not None), ("recipe.yaml", "the resolved recipe", True),
     ]  # fmt: skip
     return "## Files\n\n" + "\n".join(f"- `{name}`: {what}" for name, what, there in known if there)

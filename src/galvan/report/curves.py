@@ -18,6 +18,7 @@ from galvan.statistics.ratio import Interval
 Class = Literal["not learning", "under-trained", "saturated", "over-fitted", "unstable", "not determined"]
 FEWEST_DOCUMENTS = 5
 SPIKE = 10.0  # gradient norms above so many medians
+DECAYED = 0.1  # of its peak
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,10 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """`kind` and why. Gains are from step 0 to the end, in nats a token; `best_step` has the lowest validation NLL."""
+    """`kind` and why. Gains are from step 0 to the end, in nats a token; `best_step` has the lowest validation NLL.
+
+    `decayed`: the learning rate had all but gone when training ended, so that a level end need not be the end (METHODS S7.3).
+    """
 
     kind: Class
     reason: str
@@ -39,6 +43,7 @@ class Curve:
     best_step: int | None
     validation_gain: Gain | None
     probe_gain: Gain | None
+    decayed: bool
 
 
 class _Set:
@@ -61,7 +66,9 @@ class _Set:
         if set(first) != set(last) or len(first) < FEWEST_DOCUMENTS:
             return None
         names = sorted(first)
-        return paired_gain([first[d][0] for d in names], [last[d][0] for d in names], [first[d][1] for d in names], margin=self.margin)
+        return paired_gain(
+            [first[d][0] for d in names], [last[d][0] for d in names], [first[d][1] for d in names], margin=self.margin
+        )
 
 
 def curve(rows: Sequence[Mapping[str, Any]], trace: Sequence[Mapping[str, Any]], margin: float) -> Curve:
@@ -70,17 +77,23 @@ def curve(rows: Sequence[Mapping[str, Any]], trace: Sequence[Mapping[str, Any]],
         validation, probe = _Set(rows, "validation", margin), _Set(rows, "probe", margin)
         norms = [row["gradient_norm"] for row in trace]
         losses = [row["loss_nats"] for row in trace]
+        rates = [float(row["learning_rate"]) for row in trace]
         steps = sorted(set(validation.at) | set(probe.at))
         points = tuple(Point(step, validation.mean(step), probe.mean(step)) for step in steps)
     except (KeyError, TypeError, ValueError):
-        raise DataError("run/damaged", "curves.jsonl or training.jsonl: a row lacks what the training loop writes; train again.") from None
+        raise DataError(
+            "run/damaged", "curves.jsonl or training.jsonl: a row lacks what the training loop writes; train again."
+        ) from None
+    decayed = bool(rates) and rates[-1] < DECAYED * max(rates)
     if len(steps) < 2:
-        return Curve("not determined", "Fewer than two evaluations were made.", points, None, None, None)
+        return Curve("not determined", "Fewer than two evaluations were made.", points, None, None, None, decayed)
     v, p = validation.gain(steps[0], steps[-1]), probe.gain(steps[0], steps[-1])
     scored = [point for point in points if point.validation is not None]
     best = min(scored, key=lambda point: point.validation or 0.0).step if scored else None
     kind, reason = _kind(validation, probe, steps, norms, losses, margin)
-    return Curve(kind, reason, points, best, v, p)
+    if kind == "saturated" and decayed:
+        reason += f" But the learning rate ended at {100 * rates[-1] / max(rates):.1f} % of its peak, which levels any curve."
+    return Curve(kind, reason, points, best, v, p, decayed)
 
 
 def _kind(validation: _Set, probe: _Set, steps: list[int], norms: list[Any], losses: list[Any], margin: float) -> tuple[Class, str]:
@@ -91,7 +104,10 @@ def _kind(validation: _Set, probe: _Set, steps: list[int], norms: list[Any], los
     if learned is None or learned.ci95 is None:
         return "not determined", f"Fewer than {FEWEST_DOCUMENTS} training documents were followed."
     if learned.ci95.high < 2 * margin:
-        return "not learning", f"On training text the model gained {_span(learned.nats_per_token, learned.ci95)} from step 0 to step {end}: under twice the margin."
+        return (
+            "not learning",
+            f"On training text the model gained {_span(learned.nats_per_token, learned.ci95)} from step 0 to step {end}: under twice the margin.",
+        )
     earlier = [step for step in steps[:-1] if validation.mean(step) is not None]
     lost = _over_fitted(validation, probe, earlier, end)
     if lost:

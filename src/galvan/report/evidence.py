@@ -51,7 +51,10 @@ class Evidence:
         identity = self.comparisons.identity if self.comparisons else None
         scores = None
         if identity is not None:
-            scores = {"max_abs_token_difference_nats": identity.largest_difference_nats, "noise_floor_nats": identity.noise_floor_nats}
+            scores = {
+                "max_abs_token_difference_nats": identity.largest_difference_nats,
+                "noise_floor_nats": identity.noise_floor_nats,
+            }
         return Facts.from_json(self.integrity, training, scores)
 
 

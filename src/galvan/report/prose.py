@@ -16,13 +16,20 @@ def plural(n: int, noun: str) -> str:
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
+def epochs(number: float) -> str:
+    return f"{number:g} epoch" + ("" if number == 1 else "s")
+
+
 def percent(value: float) -> str:
     """A signed percentage; two digits below 1 %, one above."""
     return f"{value:+.{2 if abs(value) < 1 else 1}f} %"
 
 
 def percent_interval(interval: Interval | None) -> str:
-    return "interval not defined" if interval is None else f"95 % interval {percent(interval.low)} to {percent(interval.high)}"
+    if interval is None:
+        return "interval not defined"
+    digits = 2 if max(abs(interval.low), abs(interval.high)) < 1 else 1
+    return f"95 % interval {interval.low:+.{digits}f} to {interval.high:+.{digits}f} %"
 
 
 def nats(value: float, interval: Interval | None = None) -> str:

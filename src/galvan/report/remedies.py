@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from galvan.report.evidence import Evidence
 from galvan.report.prose import percent, plural, sentence
@@ -52,7 +53,12 @@ def _wanting(e: Evidence) -> bool:
 def _mend(e: Evidence) -> list[Action]:
     check = f"galvan check {portable(e.provenance.get('base'), 'BASE')} ADAPTER"
     found = [
-        Action(sentence(f.remedy), sentence(f"{f.code} is present: {f.because[0] if f.because else f.title}"), sentence(f.settle), check)
+        Action(
+            sentence(f.remedy),
+            sentence(f"{f.code} is present: {f.because[0] if f.because else f.title}"),
+            sentence(f.settle),
+            check,
+        )
         for f in e.findings
         if f.status == "present"
     ]
@@ -67,7 +73,14 @@ def _mend(e: Evidence) -> list[Action]:
                 "galvan run RECIPE --set model.dtype=float32 --set model.quantization=none",
             )
         ]  # fmt: skip
-    return [Action("Find out why the tuned model is the base.", sentence(e.refusal), "The check names a cause, or says that the adapter is alive.", check)]
+    return [
+        Action(
+            "Find out why the tuned model is the base.",
+            sentence(e.refusal),
+            "The check names a cause, or says that the adapter is alive.",
+            check,
+        )
+    ]
 
 
 def _learning_rate(e: Evidence) -> list[Action]:
@@ -80,7 +93,11 @@ def _learning_rate(e: Evidence) -> list[Action]:
     target = usual if outside else rate / 3 if unstable else high
     direction = "Raise" if target > rate else "Lower"
     usually = f"{settings.method} training usually works best between {low:g} and {high:g}"
-    why = f"{e.curve.reason} Here {usually}." if e.curve and not outside else f"{usually[0].upper()}{usually[1:]}; {rate:g} lies outside."
+    why = (
+        f"{e.curve.reason} Here {usually}."
+        if e.curve and not outside
+        else f"{usually[0].upper()}{usually[1:]}; {rate:g} lies outside."
+    )
     return [
         Action(
             f"{direction} the learning rate from {rate:g} to {target:.2g}.", why,
@@ -116,7 +133,11 @@ def _more_steps(e: Evidence) -> list[Action]:
         return []
     epochs = e.recipe.training.epochs
     longer = epochs * min(MOST_REPEATS, max(2, math.ceil(ENOUGH_STEPS / steps)))
-    why = e.curve.reason if e.curve and kind == "under-trained" else f"{plural(steps, 'step')} are few; below {FEW_STEPS} a LoRA has hardly begun to move."
+    why = (
+        e.curve.reason
+        if e.curve and kind == "under-trained"
+        else f"{plural(steps, 'step')} are few; below {FEW_STEPS} a LoRA has hardly begun to move."
+    )
     return [
         Action(
             f"Train for {longer:g} epochs instead of {epochs:g}.", why,
@@ -133,7 +154,7 @@ def _earlier_stop(e: Evidence) -> list[Action]:
     epochs = e.recipe.training.epochs * curve.best_step / steps
     return [
         Action(
-            f"Stop earlier: {epochs:.2g} epochs, where held-out loss was lowest (step {curve.best_step} of {steps}).", curve.reason,
+            f"Stop earlier: after {epochs:.2g} epochs, where held-out loss was lowest (step {curve.best_step} of {steps}).", curve.reason,
             "Held-out loss at the end equals its lowest value.", f"galvan run RECIPE --set training.epochs={epochs:.2g}",
         )
     ]  # fmt: skip
@@ -146,7 +167,8 @@ def _smaller_batch(e: Evidence) -> list[Action]:
         return []
     return [
         Action(
-            f"Take {USUAL_BATCH} documents a step instead of {batch}.", f"Steps of {batch} documents leave few updates, and large batches suit LoRA badly.",
+            f"Take {USUAL_BATCH} documents a step instead of {batch}.", f"Steps of {batch} documents leave few "
+                "updates, and large batches suit LoRA badly.",
             "Loss falls further in the same number of epochs.",
             f"galvan run RECIPE --set training.batch_size={USUAL_BATCH} --set training.accumulation=1",
         )
@@ -162,7 +184,10 @@ def _more_held_out(e: Evidence) -> list[Action]:
         action, share = "Judge on at least 25 held-out documents.", None
     else:
         total = sum(part.documents for part in e.splits.values())
-        action = f"Judge on {shown_count(wanted.documents80)} held-out documents, about {wanted.tokens80:,} tokens, instead of {test.n_documents:,}."
+        action = (
+            f"Judge on {shown_count(wanted.documents80)} held-out documents, "
+            f"about {wanted.tokens80:,} tokens, instead of {test.n_documents:,}."
+        )
         share = math.ceil(100 * wanted.documents80 / total) / 100 if e.audit and total else None
     spread = e.comparisons.bottleneck if e.comparisons else None
     usable = share is not None and share <= 0.5
@@ -170,7 +195,8 @@ def _more_held_out(e: Evidence) -> list[Action]:
         Action(
             action, test.sensitivity + (f" {spread.reason}" if spread and spread.advice else ""),
             f"A change of {abs(percent_of(test.margin)):.1f} % of perplexity, the margin, is then seen with a chance of 80 %.",
-            f"galvan run RECIPE --set data.split.test={share:g}" if usable else f"galvan evaluate {portable(e.provenance.get('base'), 'BASE')} ADAPTER --data MORE-HELD-OUT-TEXT",
+            f"galvan run RECIPE --set data.split.test={share:g}" if usable else f"galvan evaluate {portable(e.provenance.get('base'), 'BASE')} "
+                "ADAPTER --data MORE-HELD-OUT-TEXT",
         )
     ]  # fmt: skip
 
@@ -181,34 +207,53 @@ def percent_of(nats: float) -> float:
 
 def _more_data(e: Evidence) -> list[Action]:
     kind, train = e.curve.kind if e.curve else None, e.splits["train"]
-    if not (kind == "over-fitted" or (kind == "saturated" and _wanting(e))):
+    long_enough = int((e.training or {}).get("steps") or 0) >= FEW_STEPS
+    if not (kind == "over-fitted" or (kind == "saturated" and long_enough and _wanting(e))):
         return []
     return [
         Action(
-            "Bring more text by the same author to train on.", f"{plural(train.documents, 'training document')} of {train.words:,} words were used up: {e.curve.reason if e.curve else ''}",
+            "Bring more text by the same author to train on.", f"{plural(train.documents, 'training document')} of {train.words:,} "
+                f"words were used up: {e.curve.reason if e.curve else ''}",
             "The gain on held-out documents comes nearer to the gain on training documents.", "galvan run RECIPE --set data.source=MORE-TEXT",
         )
     ]  # fmt: skip
 
 
-def capacity(e: Evidence) -> tuple[float, float] | None:
-    """(bits in the training text under the base, bits that the trained parameters hold); None where either is not known."""
+class Capacity(NamedTuple):
+    """Bits in the training text under the base, bits of them that training has saved, and bits that the trained parameters hold."""
+
+    text: float
+    learned: float
+    room: float
+
+    @property
+    def short(self) -> bool:
+        """True if the parameters may be full: the text holds more than they do, and much of their room is used."""
+        return self.room < self.text and self.learned > 0.5 * self.room
+
+
+def capacity(e: Evidence) -> Capacity | None:
+    """Room at 2 bits a parameter (METHODS 7); None where training text or parameters were not counted."""
     probe, parameters = e.comparisons.probe if e.comparisons else None, (e.training or {}).get("trainable_parameters")
-    lengths = (e.audit or {}).get("splits", {}).get("train", {}).get("tokens", {}).get("total")
-    if probe is None or not isinstance(parameters, int) or not isinstance(lengths, int):
+    tokens = (e.audit or {}).get("splits", {}).get("train", {}).get("tokens", {}).get("total")
+    if probe is None or not isinstance(parameters, int) or not isinstance(tokens, int):
         return None
-    return lengths * math.log2(probe.base_perplexity), float(BITS_PER_PARAMETER * parameters)
+    return Capacity(
+        tokens * math.log2(probe.base_perplexity),
+        tokens * probe.nats_per_token / math.log(2),
+        float(BITS_PER_PARAMETER * parameters),
+    )
 
 
 def _rank(e: Evidence) -> list[Action]:
-    """Only where the text holds more than the adapter has room for, and the adapter was seen to learn until it was full."""
-    bits, rank, probe = capacity(e), e.recipe.training.lora.rank, e.comparisons.probe if e.comparisons else None
-    full = e.curve is not None and e.curve.kind == "saturated" and probe is not None and probe.verdict == "improved"
-    if bits is None or bits[1] >= bits[0] or e.recipe.training.method != "lora" or not (full and _wanting(e)):
+    """The last resort: only where the adapter may be full."""
+    bits, rank = capacity(e), e.recipe.training.lora.rank
+    if bits is None or not bits.short or e.recipe.training.method != "lora" or not _wanting(e):
         return []
     return [
         Action(
-            f"Raise the rank from {rank} to {2 * rank}.", f"The training text holds about {bits[0]:,.0f} bits, the adapter room for {bits[1]:,.0f}.",
+            f"Raise the rank from {rank} to {2 * rank}.", f"The adapter has room for about {bits.room:,.0f} bits and "
+                f"has learned {bits.learned:,.0f} of the text's {bits.text:,.0f}.",
             "The gain on training documents grows.", f"galvan run RECIPE --set training.lora.rank={2 * rank}",
         )
     ]  # fmt: skip
@@ -220,7 +265,8 @@ def _confirm(e: Evidence) -> list[Action]:
         return []
     return [
         Action(
-            "Confirm the gain on another work by the same author.", "All held-out documents come from one source, so the result speaks about that source.",
+            "Confirm the gain on another work by the same author.", "All held-out documents come from one "
+                "source, so the result speaks about that source.",
             f"Perplexity falls there as well; here it changed by {percent(test.perplexity_change_percent)}.",
             f"galvan evaluate {portable(e.provenance.get('base'), 'BASE')} ADAPTER --data ANOTHER-WORK",
         )

@@ -17,7 +17,13 @@ from galvan.report.prose import CONTROL_NAMES, plural, sentence
 from galvan.report.remedies import next_actions
 from galvan.text import shown
 
-COLOURS = {"improved": "bold green", "worse": "bold red", "equivalent": "bold yellow", "inconclusive": "bold yellow", "refused": "bold red"}
+COLOURS = {
+    "improved": "bold green",
+    "worse": "bold red",
+    "equivalent": "bold yellow",
+    "inconclusive": "bold yellow",
+    "refused": "bold red",
+}
 _MOST_ACTIONS, _INDENT = 3, 14
 _PLAIN = str.maketrans({"…": "...", "“": '"', "”": '"', "’": "'", "‘": "'", "–": "-", "—": "-"})
 
@@ -30,11 +36,13 @@ class Page:
         self.ascii = console.options.ascii_only
 
     def safe(self, text: str) -> str:
-        safe = shown(text)
+        safe = text
         return safe.translate(_PLAIN).encode("ascii", "backslashreplace").decode("ascii") if self.ascii else safe
 
     def row(self, label: str, text: str, style: str = "") -> None:
-        for number, line in enumerate(Text(self.safe(text), style=style).wrap(self.console, max(20, self.console.width - _INDENT), overflow="fold")):
+        for number, line in enumerate(
+            Text(self.safe(text), style=style).wrap(self.console, max(20, self.console.width - _INDENT), overflow="fold")
+        ):
             line.rstrip()
             self.console.print(Text.assemble((f"{label if number == 0 else '':<{_INDENT}}", "bold"), line), soft_wrap=True)
 
@@ -51,7 +59,11 @@ def show(e: Evidence, verdict: Mapping[str, Any], folder: Path, quiet: bool = Fa
         _actions(page, e, folder)
     word = str(verdict["verdict"])
     test = e.comparisons.test if e.comparisons and e.refusal is None else None
-    page.row("Verdict", f"{word.upper()}. {HEADLINES[word]}. " + (f"{summary_of(test)}. " if test else "") + sentence(str(verdict["reason"])), COLOURS[word])
+    page.row(
+        "Verdict",
+        f"{word.upper()}. {HEADLINES[word]}. " + (f"{summary_of(test)}. " if test else "") + sentence(str(verdict["reason"])),
+        COLOURS[word],
+    )
     for name in ("verdict.json", "analysis.md"):
         page.line(f"  {folder / name}")
 
@@ -62,7 +74,10 @@ def _details(page: Page, e: Evidence) -> None:
     page.row("Data", ", ".join(f"{splits[name].documents:,} {name}" for name in ("train", "validation", "test")) + " documents")
     if e.training is not None:
         kind = f"; learning curve {e.curve.kind}" if e.curve else ""
-        page.row("Training", f"{plural(int(e.training.get('steps') or 0), 'step')}, learning rate {e.recipe.training.learning_rate:g}{kind}")
+        page.row(
+            "Training",
+            f"{plural(int(e.training.get('steps') or 0), 'step')}, learning rate {e.recipe.training.learning_rate:g}{kind}",
+        )
     if e.comparisons is not None:
         ran = [f"{CONTROL_NAMES[name]} {control.status}" for name, control in e.comparisons.controls.items() if control.status]
         page.row("Controls", ", ".join(ran) if ran else "none was run")
@@ -98,9 +113,16 @@ def show_stage(result: Mapping[str, Any], console: Console | None = None) -> Non
     page = Page(console or Console(highlight=False))
     audit, training = result.get("audit") or {}, result.get("training")
     for name, part in (audit.get("splits") or {}).items():
-        page.row(str(name), f"{plural(int(part['documents']), 'document')} from {plural(int(part['sources']), 'source')}, {int(part['words']['total']):,} words")
+        page.row(
+            str(name),
+            f"{plural(int(part['documents']), 'document')} from {plural(int(part['sources']), 'source')}, {int(part['words']['total']):,} words",
+        )
     for warning in audit.get("warnings") or []:
         page.row("Caution", str(warning["message"]), "yellow")
     if training:
-        page.row("Training", f"{plural(int(training['steps']), 'step')}, {int(training['tokens']):,} tokens, {int(training['trainable_parameters']):,} of {int(training['total_parameters']):,} parameters")
+        page.row(
+            "Training",
+            f"{plural(int(training['steps']), 'step')}, {int(training['tokens']):,} tokens, {int(training['trainable_parameters']):,} "
+            f"of {int(training['total_parameters']):,} parameters",
+        )
     page.line(f"  {result['run']}")

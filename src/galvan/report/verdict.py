@@ -75,7 +75,9 @@ def fit(e: Evidence, test: Gain | None) -> dict[str, Any]:
         ),
         mde80_percent=test and test.mde80_percent,
         documents_needed=_block(
-            why, for_margin=needed and needed[0] and needed[0].documents80, for_observed=needed and needed[1] and needed[1].documents80
+            why,
+            for_margin=needed and needed[0] and needed[0].documents80,
+            for_observed=needed and needed[1] and needed[1].documents80,
         ),
         margin_nats=e.recipe.evaluation.margin_nats,
     )
@@ -131,7 +133,11 @@ def exit_code(verdict: Mapping[str, Any], fail_on: str | None = None) -> int:
         return errors.EXIT_MODEL
     if named is not None:
         present = {_field(finding, "code") for finding in verdict["findings"] if _field(finding, "status") == "present"}
-        return errors.EXIT_GATE_NOT_MET if word in named or named & present or ("veto" in named and vetoes(verdict)) else errors.EXIT_DONE
+        return (
+            errors.EXIT_GATE_NOT_MET
+            if word in named or named & present or ("veto" in named and vetoes(verdict))
+            else errors.EXIT_DONE
+        )
     if word == "inconclusive":
         return errors.EXIT_INCONCLUSIVE
     return errors.EXIT_DONE if word == "improved" and not vetoes(verdict) else errors.EXIT_GATE_NOT_MET
@@ -146,5 +152,8 @@ def _gate(fail_on: str) -> set[str]:
     named: Sequence[str] = [word.strip().lower() for word in fail_on.split(",")]
     for word in named:
         if word not in known:
-            raise RecipeError("usage/fail-on", f"--fail-on: `{shown(word, 40)}` is neither a verdict ({', '.join(VERDICTS)}), `veto`, nor a cause code.")
+            raise RecipeError(
+                "usage/fail-on",
+                f"--fail-on: `{shown(word, 40)}` is neither a verdict ({', '.join(VERDICTS)}), `veto`, nor a cause code.",
+            )
     return {known[word] for word in named}

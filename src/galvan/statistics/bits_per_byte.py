@@ -135,6 +135,6 @@ def _judge(estimate: Ratio, unit: Unit, margin_bits: float | None) -> tuple[Verd
     margin = 1e-300 if margin_bits is None else margin_of(margin_bits)
     judgement = judge(ci95, estimate.interval(0.90), margin, estimate.n_units, estimate.n_effective, unit)
     reason = judgement.reason
-    if ci95 is not None and judgement.verdict in ("equivalent", "inconclusive") and not reason.startswith("Too few"):
+    if ci95 is not None and ci95.low < 0 < ci95.high and not reason.startswith("Too few"):
         reason = f"The 95 % interval, {ci95.low:+.4f} to {ci95.high:+.4f} bits per byte, holds zero."
     return judgement.verdict, reason.replace("nats a token", "bits per byte"), judgement.cautions

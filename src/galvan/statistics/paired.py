@@ -128,12 +128,6 @@ def _gain(
     ci95, ci90 = estimate.interval(0.95), estimate.interval(0.90)
     judgement = judge(ci95, ci90, margin, estimate.n_units, estimate.n_effective, grouping.unit)
     lag1 = lag1_autocorrelation((base - tuned) / tokens - r, units)
-    verdict, reason = judgement.verdict, judgement.reason
-    if np.array_equal(base, tuned):
-        verdict, reason = (
-            "inconclusive",
-            "Base and tuned are exactly equal on every document: one model measured twice, not a result.",
-        )
     seen = _sensitivity(estimate, grouping.unit, n, total, margin)
     return Gain(
         nats_per_token=r,
@@ -143,8 +137,8 @@ def _gain(
         ci90=ci90,
         perplexity_change_percent=percent_of_perplexity(r),
         perplexity_change_ci95=None if ci95 is None else _as_perplexity(ci95),
-        verdict=verdict,
-        reason=reason,
+        verdict=judgement.verdict,
+        reason=judgement.reason,
         cautions=(*judgement.cautions, *units.cautions, *_cautions(grouping, units, lag1)),
         n_documents=n,
         n_tokens=int(total) if total.is_integer() else total,

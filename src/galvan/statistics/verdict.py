@@ -34,6 +34,8 @@ def judge(
     effective = min(float(n_units), n_effective + 1e-9)
     if ci95 is None or ci90 is None or effective < FEWEST_UNITS:
         return Judgement("inconclusive", _too_few(n_units, n_effective, unit), ())
+    if ci95.low == ci95.high == 0:
+        return Judgement("inconclusive", "Base and tuned are exactly equal everywhere: one model measured twice, not a result.", ())
     cautions: tuple[str, ...] = ()
     if effective < FEW_UNITS:
         cautions = (

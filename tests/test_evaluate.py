@@ -1,0 +1,144 @@
+"""`galvan evaluate`, `check` and `score` on adapters that others made, and on broken ones: the acceptance of the foundation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import SFTConfig, SFTTrainer
+
+import galvan
+from galvan import pipeline
+from galvan.cli import main
+from models_for_tests import save_adapter, save_base, tiny_llama, tiny_mistral
+
+DOCUMENTS = [f"The {n} lamps of the harbour were lit at {n % 12 + 1}; nobody came, and letter {n} stayed unread." for n in range(24)]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_base(tmp_path_factory.mktemp("base"), tiny_llama(3))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "held-out.jsonl"
+    path.write_text("".join(json.dumps({"text": t}) + "\n" for t in DOCUMENTS), encoding="utf-8")
+    return path
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
+    monkeypatch.setattr("sys.argv", ["galvan", *map(str, words)])
+    with pytest.raises(SystemExit) as done:
+        main()
+    return int(done.value.code or 0)
+
+
+def verdict_of(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_an_adapter_saved_by_plain_peft_is_judged(base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    adapter = save_adapter(tmp_path / "adapter", AutoModelForCausalLM.from_pretrained(base))
+    code = command(monkeypatch, "evaluate", base, adapter, "--data", data, "--out", tmp_path / "run", "--json")
+    verdict = verdict_of(capsys)
+    # Noise in B harms a model: the verdict is "worse", which is not the gate.
+    assert (code, verdict["verdict"]) == (1, "worse")
+    assert verdict["fit"]["n_documents"] == len(DOCUMENTS)
+    assert verdict["fit"]["tuned"]["perplexity"] > verdict["fit"]["base"]["perplexity"]
+
+
+def test_an_adapter_trained_by_trl_is_judged_improved(base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = SFTTrainer(
+        model=AutoModelForCausalLM.from_pretrained(base),
+        processing_class=AutoTokenizer.from_pretrained(base),
+        train_dataset=Dataset.from_dict({"text": DOCUMENTS[:16]}),
+        args=SFTConfig(output_dir=str(tmp_path / "trl"), max_steps=12, learning_rate=1e-2, per_device_train_batch_size=8, report_to=[], use_cpu=True, save_strategy="no", bf16=False),
+        peft_config=LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM"),
+    )
+    trainer.train()
+    trainer.save_model(str(tmp_path / "adapter"))
+    capsys.readouterr()
+    code = command(monkeypatch, "evaluate", base, tmp_path / "adapter", "--data", data, "--out", tmp_path / "run", "--json")
+    verdict = verdict_of(capsys)
+    assert (code, verdict["verdict"]) == (0, "improved")
+    assert all(finding["status"] != "present" for finding in verdict["findings"])
+
+
+@pytest.mark.parametrize(("fault", "code"), [("zero", "B07"), ("renamed", "B01")])
+def test_a_dead_adapter_is_refused_before_any_perplexity_is_printed(
+    fault: str, code: str, base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = save_adapter(tmp_path / "adapter", AutoModelForCausalLM.from_pretrained(base), trained=fault != "zero")
+    if fault == "renamed":
+        weights = load_file(adapter / "adapter_model.safetensors")
+        save_file({name.replace("base_model.model.", "base_model.model._orig_mod."): w for name, w in weights.items()}, adapter / "adapter_model.safetensors")
+    assert command(monkeypatch, "evaluate", base, adapter, "--data", data, "--out", tmp_path / "run") == 4
+    shown = capsys.readouterr()
+    assert code in shown.out
+    written = "".join(p.read_text() for p in (tmp_path / "run").glob("*.*") if p.suffix in {".md", ".json"})
+    assert "erplexity fell" not in shown.out + shown.err + written
+    verdict = json.loads((tmp_path / "run" / "verdict.json").read_text())
+    assert verdict["verdict"] == "refused"
+    assert verdict["findings"][0]["code"] == code
+    assert verdict["fit"]["base"]["perplexity"] is None
+    assert not (tmp_path / "run" / "scores.parquet").exists()
+    assert command(monkeypatch, "check", base, adapter, "--json") == 4
+    checked = verdict_of(capsys)
+    assert checked["alive"] is False
+    assert checked["findings"][0]["code"] == code
+
+
+def test_audit_names_a01_on_a_pair_wrapped_in_place(base: Path, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    adapter = save_adapter(tmp_path / "adapter", AutoModelForCausalLM.from_pretrained(base))
+    base_model = AutoModelForCausalLM.from_pretrained(base)
+    tuned = PeftModel.from_pretrained(base_model, adapter)
+    result = galvan.audit(base=base_model, tuned=tuned, tokenizer=AutoTokenizer.from_pretrained(base), texts=DOCUMENTS[:3])
+    assert result.findings[0].code == "A01"
+    assert result.findings[0].status == "present"
+
+
+def test_score_refuses_the_dead_adapter_and_scores_the_live_one(base: Path, data: Path, tmp_path: Path) -> None:
+    live = save_adapter(tmp_path / "live", AutoModelForCausalLM.from_pretrained(base))
+    dead = save_adapter(tmp_path / "dead", AutoModelForCausalLM.from_pretrained(base), trained=False)
+    scored = pipeline.score(base, [live, dead], data, out=tmp_path / "run")
+    by_name = {a.adapter: a for a in scored.adapters}
+    assert by_name[str(dead)].code == "B07"
+    assert by_name[str(dead)].gain is None
+    gain = by_name[str(live)].gain
+    assert gain is not None
+    assert gain.verdict == "worse"
+    # The same through the statistics alone, from one forward pass a document.
+    from galvan.data.tokens import training_rows
+    from galvan.models import Located, load_tuned
+    from galvan.recipe import Model
+    from galvan.rundir import Document
+    from galvan.training.loop import evaluate_rows
+
+    rows = training_rows(AutoTokenizer.from_pretrained(base), [Document(str(i), t, "s", i) for i, t in enumerate(DOCUMENTS)], None, learn_eos=False)
+    place = Located(str(base), base)
+    nll = {}
+    for name, tuned in (("base", place), ("tuned", Located(str(live), live))):
+        torch.manual_seed(0)
+        nll[name] = [r["nll_nats"] for r in evaluate_rows(load_tuned(place, tuned, Model()), rows, chunked=False)]
+    again = galvan.paired_gain(nll["base"], nll["tuned"], [r.n_supervised for r in rows])
+    assert again.nats_per_token == pytest.approx(gain.nats_per_token, abs=1e-5)
+    assert np.isfinite(again.nats_per_token)
+
+
+def test_a_fully_tuned_model_is_judged_beside_its_base(base: Path, data: Path, tmp_path: Path) -> None:
+    other = save_base(tmp_path / "other", tiny_mistral(5))
+    verdict = galvan.evaluate(base, other, data, out=tmp_path / "run").verdict
+    assert verdict["verdict"] in {"worse", "improved", "inconclusive", "equivalent"}
+    same = galvan.evaluate(base, base, data, out=tmp_path / "same").verdict
+    assert same["verdict"] == "refused"
+    assert same["findings"][0]["code"] == "A09"
