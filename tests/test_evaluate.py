@@ -45,14 +45,28 @@ def verdict_of(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
     return json.loads(capsys.readouterr().out)
 
 
+def naive_perplexity(model: torch.nn.Module, tokenizer: object) -> float:
+    """transformers' own loss, one document at a time, weighted by its targets."""
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for text in DOCUMENTS:
+            ids = tokenizer(text, return_tensors="pt").input_ids  # type: ignore[operator]
+            total += float(model(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1)
+            count += ids.shape[1] - 1
+    return float(np.exp(total / count))
+
+
 def test_an_adapter_saved_by_plain_peft_is_judged(base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     adapter = save_adapter(tmp_path / "adapter", AutoModelForCausalLM.from_pretrained(base))
     code = command(monkeypatch, "evaluate", base, adapter, "--data", data, "--out", tmp_path / "run", "--json")
     verdict = verdict_of(capsys)
-    # Noise in B harms a model: the verdict is "worse", which is not the gate.
-    assert (code, verdict["verdict"]) == (1, "worse")
+    from peft import PeftModel
+
+    tokenizer, plain = AutoTokenizer.from_pretrained(base), AutoModelForCausalLM.from_pretrained(base)
+    for arm, model in (("base", plain), ("tuned", PeftModel.from_pretrained(plain, adapter))):
+        assert verdict["fit"][arm]["perplexity"] == pytest.approx(naive_perplexity(model.eval(), tokenizer), rel=1e-5)
     assert verdict["fit"]["n_documents"] == len(DOCUMENTS)
-    assert verdict["fit"]["tuned"]["perplexity"] > verdict["fit"]["base"]["perplexity"]
+    assert code == {"improved": 0, "worse": 1, "equivalent": 1, "inconclusive": 6}[verdict["verdict"]]
 
 
 def test_an_adapter_trained_by_trl_is_judged_improved(base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,7 +130,6 @@ def test_score_refuses_the_dead_adapter_and_scores_the_live_one(base: Path, data
     assert by_name[str(dead)].gain is None
     gain = by_name[str(live)].gain
     assert gain is not None
-    assert gain.verdict == "worse"
     # The same through the statistics alone, from one forward pass a document.
     from galvan.data.tokens import training_rows
     from galvan.models import Located, load_tuned

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from models_for_tests import _SHAPE, tiny_gpt2, tiny_llama, tiny_mistral, wrap
 from torch import nn
 from torch.nn import functional as F
 from transformers import CohereConfig, CohereForCausalLM, Gemma2Config, Gemma2ForCausalLM, GraniteConfig, GraniteForCausalLM
 
 from galvan import likelihood
 from galvan.likelihood import IGNORE, _ChunkedNLL, plain_token_nll, sum_nll, supports_chunks, token_nll
+from models_for_tests import _SHAPE, tiny_gpt2, tiny_llama, tiny_mistral, wrap
 
 MODELS = {
     "llama": lambda: tiny_llama(),
@@ -128,7 +128,9 @@ def test_a_head_with_a_bias_does_not_support_chunks():
 def test_a_soft_capped_head_does_not_support_chunks_however_small_its_logits_are_now(initial):
     # cap * tanh(x / cap) is x to five digits for the small logits of an untrained model, and is not x after training
     torch.manual_seed(0)
-    model = Gemma2ForCausalLM(Gemma2Config(**{**_SHAPE, "initializer_range": initial, "head_dim": 8, "final_logit_softcapping": 30.0}))
+    model = Gemma2ForCausalLM(
+        Gemma2Config(**{**_SHAPE, "initializer_range": initial, "head_dim": 8, "final_logit_softcapping": 30.0})
+    )
     assert not supports_chunks(model)
     assert torch.equal(token_nll(model.eval(), some_ids(), chunked=False), plain_token_nll(model, some_ids()))
 

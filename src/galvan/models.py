@@ -18,7 +18,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from galvan.errors import ModelError, ResourceError
+from galvan.errors import ComparisonRefused, ModelError, ResourceError
 from galvan.recipe import Lora, Model
 from galvan.run import cannot_write, sha256_file
 from galvan.text import shown
@@ -55,10 +55,14 @@ def locate(name: str, what: str = "model", offline: bool = False) -> Located:
     if name in BUNDLED:
         with as_file(files("galvan") / "assets" / BUNDLED[name]) as path:
             return Located(name, path)
-    path = Path(name).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(name or "\0").expanduser()
+        is_folder, exists = path.is_dir(), path.exists()
+    except (OSError, RuntimeError):  # too long a name, or the home of nobody
+        is_folder = exists = False
+    if is_folder:
         return Located(name, path)
-    if path.exists():
+    if exists:
         raise ModelError(f"{what}/not-a-folder", f"{shown(name)} is a file; a {what} is a folder with its config and safetensors.")
     if not _HUB_ID.fullmatch(name) or name.startswith("galvan/"):
         known = f"; bundled: {', '.join(BUNDLED)}" if what == "model" else ""
@@ -143,7 +147,7 @@ def safetensors_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
         tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
         end = max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
         result = {name: (str(entry["dtype"]), tuple(int(n) for n in entry["shape"])) for name, entry in tensors.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError):
         raise ModelError("model/corrupt", f"{damaged}: its header cannot be read; download or save it again.") from None
     except OSError as error:
         raise ModelError("model/unreadable", f"{shown(str(path))}: cannot be read: {error.strerror}.") from None
@@ -262,6 +266,11 @@ def load_base(located: Located, settings: Model, device: Choice | None = None, d
     device = device or choose_device(settings.device)
     dtype = dtype or choose_dtype(settings.dtype, device.value)
     config = read_config(located.path / "config.json")
+    if (located.path / "adapter_config.json").is_file():  # transformers would put that adapter into the base without a word
+        raise ComparisonRefused(
+            "A01",
+            f"{shown(located.name)} comes with an adapter already in it, for an adapter_config.json lies in its folder; move the adapter's files to a folder of their own.",
+        )
     try:
         with quiet():
             AutoConfig.from_pretrained(located.path, trust_remote_code=False, local_files_only=True)
@@ -372,7 +381,7 @@ def load_adapter(base: Any, adapter: Located, trainable: bool = False) -> Any:
     except Exception as error:
         raise ModelError("adapter/unloadable", f"{shown(adapter.name)}: PEFT cannot load it onto this base: {_first_line(error)}") from None
     missing, unexpected = list(result.missing_keys), list(result.unexpected_keys)
-    if missing or unexpected:
+    if (missing or unexpected) and not config.is_prompt_learning:  # PEFT reports a whole prompt as unexpected
         example = shown((unexpected or missing)[0], 120)
         raise ModelError("B01", f"{shown(adapter.name)}: {len(missing)} adapter weights missing and {len(unexpected)} unexpected after loading (for example {example}); the names in the file do not fit this base.")
     return model.eval()

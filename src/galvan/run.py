@@ -205,7 +205,7 @@ class Stage:
             return bool(record["fingerprint"] == self.fingerprint) and all(
                 sha256_file(self.folder / name) == digest for name, digest in record["outputs"].items()
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return False
 
     def begin(self) -> None:

@@ -183,6 +183,8 @@ class Story:
                 "method": settings.method, "steps": trained.steps, "tokens": trained.tokens, "trainable_parameters": trained.trainable_parameters,
                 "total_parameters": total, "rows": len(rows), "truncated_rows": sum(row.cut_tokens > 0 for row in rows),
                 "truncated_tokens": sum(row.cut_tokens for row in rows), "targets": targets,
+                "alpha": settings.lora.alpha if settings.method == "lora" else None,
+                "adapter_sha256": sha256_file(self.folder / target / "adapter_model.safetensors") if settings.method == "lora" else None,
             },
         )  # fmt: skip
         written = sorted(f"{target}/{p.name}" for p in (self.folder / target).iterdir())

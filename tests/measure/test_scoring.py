@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from models_for_tests import byte_tokenizer, save_base, tiny_gpt2, tiny_llama, tiny_mistral, wrap
 
 from galvan.errors import DataError
 from galvan.measure import scoring
@@ -23,13 +22,15 @@ from galvan.recipe import from_text
 from galvan.run import Document
 from galvan.statistics.windows import rolling_windows
 from galvan.training.loop import train
+from models_for_tests import byte_tokenizer, save_base, tiny_gpt2, tiny_llama, tiny_mistral, wrap
 
 WITH, WITHOUT = byte_tokenizer(), byte_tokenizer(bos=False)
 PROSE = (
     "It was on a dreary night of November that the lamp burned low.",
     "\u201cWho is there?\u201d she asked; nobody answered. A caf\u00e9, na\u00efve and half-empty, stood open till ten.",
     "No.",
-    "The storm passed over the lake in the night, and in the morning the water lay so still that the hills stood in it upside down. " * 2,
+    "The storm passed over the lake in the night, and in the morning the water lay so still that the hills stood in it upside down. "
+    * 2,
     "I wrote to her again; no answer came.",
 )
 DOCUMENTS = [Document(f"d{i}", text, "book", i) for i, text in enumerate(PROSE)]
@@ -44,9 +45,9 @@ def longest_difference(a, b):
     return max(np.abs(np.subtract(x.token_nll_nats, y.token_nll_nats)).max() for x, y in zip(a, b, strict=True))
 
 
-def naive(model, tokenizer, text):
+def naive(model, ids):
     """One document, one forward pass, no batching, no windows, no chunks; float64 log-softmax of the logits."""
-    ids = torch.tensor([tokenizer(text, split_special_tokens=True)["input_ids"]])
+    ids = torch.tensor([ids])
     with torch.no_grad():
         log_probabilities = model(input_ids=ids).logits[0, :-1].double().log_softmax(-1)
     return -log_probabilities.gather(1, ids[0, 1:, None])[:, 0].numpy()
@@ -55,11 +56,13 @@ def naive(model, tokenizer, text):
 # ---- beside a naive loop and lm-eval ----
 
 
-@pytest.mark.parametrize(("model", "tokenizer"), [(LLAMA, WITH), (tiny_mistral(), WITH), (tiny_gpt2(), WITHOUT)], ids=["llama", "mistral", "gpt2"])
+@pytest.mark.parametrize(
+    ("model", "tokenizer"), [(LLAMA, WITH), (tiny_mistral(), WITH), (tiny_gpt2(), WITHOUT)], ids=["llama", "mistral", "gpt2"]
+)
 def test_scores_agree_with_a_naive_loop_over_documents(model, tokenizer):
     documents = [d for d in DOCUMENTS if d.n_bytes < 250]  # as many positions as GPT-2 has learned
     for document, mine in zip(documents, scores(model, tokenizer, documents), strict=True):
-        theirs = naive(model, tokenizer, document.text)
+        theirs = naive(model, tokenizer(document.text)["input_ids"])
         assert mine.n_tokens == len(theirs) == len(mine.token_nll_nats)
         assert abs(mine.nll_nats - theirs.sum()) / len(theirs) < 1e-6
         assert np.abs(mine.token_nll_nats - theirs).max() < 1e-5
@@ -72,7 +75,9 @@ def lm_eval_sums(model, tokenizer, texts, max_length):
     token a document more than there is. add_bos_token=False leaves the prefix alone, and both count the tokens of the text.
     """
     huggingface = pytest.importorskip("lm_eval.models.huggingface")
-    judge = huggingface.HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", max_length=max_length, batch_size=1, add_bos_token=False)
+    judge = huggingface.HFLM(
+        pretrained=model, tokenizer=tokenizer, backend="causal", max_length=max_length, batch_size=1, add_bos_token=False
+    )
     return [-value for value in judge.loglikelihood_rolling([SimpleNamespace(args=(text,)) for text in texts], disable_tqdm=True)]
 
 
@@ -101,7 +106,9 @@ def test_scores_without_bos_agree_with_lm_eval_given_the_first_token_as_prefix()
     model, documents = tiny_gpt2(), [d for d in DOCUMENTS if d.text.isascii() and d.n_bytes < 250]
     for document, mine in zip(documents, scores(model, WITHOUT, documents), strict=True):
         first = WITHOUT(document.text)["input_ids"][0]
-        judge = huggingface.HFLM(pretrained=model, tokenizer=WITHOUT, backend="causal", max_length=255, batch_size=1, prefix_token_id=first)
+        judge = huggingface.HFLM(
+            pretrained=model, tokenizer=WITHOUT, backend="causal", max_length=255, batch_size=1, prefix_token_id=first
+        )
         (theirs,) = judge.loglikelihood_rolling([SimpleNamespace(args=(document.text[1:],))], disable_tqdm=True)
         assert mine.nll_nats == pytest.approx(-theirs, rel=1e-4)
 
@@ -151,10 +158,10 @@ def test_neighbours_and_order_do_not_change_scores(context_tokens):
 
 
 def test_a_token_behind_the_first_window_sees_at_least_half_a_window_of_text():
-    # With 33 ids at once: token 40 is the 24th of the second window, which starts at 16.
+    # 33 ids at once predict 32 tokens, 1 to 32; the second window predicts 17 more, 33 to 49, and so feeds ids 17 to 49.
     ids = WITH(PROSE[0])["input_ids"]
     (row,) = scores(documents=DOCUMENTS[:1], context_tokens=33)
-    window = torch.tensor([ids[16:41]])
+    window = torch.tensor([ids[17:41]])
     with torch.no_grad():
         expected = -LLAMA(input_ids=window).logits[0, -2].log_softmax(-1)[ids[40]].item()
     assert row.token_nll_nats[39] == pytest.approx(expected, abs=1e-5)
@@ -193,17 +200,7 @@ def test_the_end_is_kept_apart_from_the_text():
     for document, a, b in zip(DOCUMENTS, usual, with_end, strict=True):
         assert a.eos_nll_nats is None and (a.n_tokens, a.n_bytes) == (b.n_tokens, b.n_bytes)
         assert b.nll_nats == pytest.approx(a.nll_nats, abs=1e-4)
-        assert b.eos_nll_nats == pytest.approx(naive(LLAMA, SimpleNamespaceTokenizer(document.text), "")[-1], abs=1e-5)
-
-
-class SimpleNamespaceTokenizer:
-    """The ids of one text with EOS behind them."""
-
-    def __init__(self, text):
-        self.ids = [*WITH(text)["input_ids"], 257]
-
-    def __call__(self, text, **arguments):
-        return {"input_ids": self.ids}
+        assert b.eos_nll_nats == pytest.approx(naive(LLAMA, [*WITH(document.text)["input_ids"], 257])[-1], abs=1e-5)
 
 
 def test_a_document_with_nothing_to_score_is_refused_by_name():
@@ -259,12 +256,12 @@ def arms(tmp_path_factory):
     folder = tmp_path_factory.mktemp("arms")
     rows = training_rows(WITH, DOCUMENTS, 256, True)
     base = tiny_llama()
-    usual = {"learning_rate": 1e-2, "batch_size": 5, "epochs": 60.0, "evaluations": 1}
+    usual = {"learning_rate": 1e-2, "batch_size": 5, "epochs": 20.0, "evaluations": 1}
     train(base, rows, Training.model_validate(usual | {"method": "full"}), 0, folder / "base-work")
     save_base(folder / "base", base)
     located = Located("tiny", folder / "base")
     lora = add_lora(load_base(located, Model()), Lora(), "tiny", None, 0)
-    train(lora, rows, Training.model_validate(usual | {"epochs": 5.0}), 0, folder / "work")
+    train(lora, rows, Training.model_validate(usual | {"epochs": 10.0}), 0, folder / "work")
     lora.save_pretrained(folder / "adapter", save_embedding_layers=False)
     save_base(folder / "full", lora.merge_and_unload())
     recipe = from_text("", "test", [f"model.base={folder / 'base'}"])

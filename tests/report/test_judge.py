@@ -16,6 +16,7 @@ import pytest
 from galvan import errors
 from galvan.errors import DataError, RecipeError
 from galvan.report import judge
+from galvan.report.terminal import show, show_stage
 from galvan.report.verdict import exit_code, vetoes
 from synthetic import VARIANTS, Plan, make, verdict_of
 
@@ -159,6 +160,12 @@ def test_a_run_of_scores_alone_is_judged_and_what_is_missing_is_unknown(tmp_path
     assert found["verdict"] == "improved" and found["provenance"]["adapter_sha256"] is None
     assert "unknown" in {finding["status"] for finding in found["findings"]}
     nulls_have_reasons(found)
+
+
+def test_where_no_model_was_looked_at_the_scores_themselves_excuse_the_base(tmp_path: Path) -> None:
+    judge(make(tmp_path, Plan(alive_facts=False)))
+    found = {finding["code"]: finding for finding in verdict_of(tmp_path)["findings"]}
+    assert found["A01"]["status"] == "absent" and "(noise 1e-05)" in found["A01"]["against"][0]
 
 
 def test_figures_in_verdict_json_agree_with_the_rows(tmp_path: Path) -> None:
@@ -310,6 +317,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from galvan.report import judge
+from galvan.report.terminal import show, show_stage
 judge(Path(sys.argv[1])).show()
 print(sorted({name.split(".")[0] for name in sys.modules} & {"torch", "transformers", "peft"}))
 """
@@ -357,6 +365,16 @@ def test_nothing_raw_from_data_or_names_reaches_a_page_or_the_terminal(tmp_path:
     judge(dead).show()
     assert "\x1b" not in (dead / "analysis.md").read_text() + capsys.readouterr().out
     assert all("script" not in action["command"] for action in verdict_of(dead)["next"])
+
+
+def test_the_terminal_reads_no_markup_and_no_escape_from_data(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    part = {"documents": 1, "sources": 1, "words": {"total": 3}}
+    show_stage({"run": HOSTILE, "audit": {"splits": {HOSTILE: part}, "warnings": [{"message": HOSTILE}]}})
+    judged = judge(make(tmp_path, "dead"))
+    finding = dataclasses.replace(judged.evidence.findings[0], title=HOSTILE, because=[HOSTILE])
+    show(dataclasses.replace(judged.evidence, findings=[finding]), judged.verdict, tmp_path / HOSTILE.replace("/", ""))
+    screen = capsys.readouterr().out
+    assert "\x1b" not in screen and "\u202e" not in screen and re.sub(r"\n\s*", "", screen).count("[red]") >= 5
 
 
 def test_a_page_with_hostile_names_renders_without_html_links_or_images(tmp_path: Path) -> None:

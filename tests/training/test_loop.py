@@ -10,7 +10,6 @@ import numpy as np
 import peft.utils.save_and_load
 import pytest
 import torch
-from models_for_tests import byte_tokenizer, save_base, tiny_gpt2, tiny_llama, tiny_mistral
 from peft import PeftModel
 from safetensors.torch import save
 from torch.nn import functional as F
@@ -25,6 +24,7 @@ from galvan.training import loop
 from galvan.training.loop import batch_gradient, build_optimizers, evaluate_rows, learning_rate_factor, train
 from galvan.training.muon import Muon, orthogonalized
 from galvan.training.passes import collate, plan_passes
+from models_for_tests import byte_tokenizer, save_base, tiny_gpt2, tiny_llama, tiny_mistral
 
 LENGTHS = (5, 31, 9, 17, 3, 26, 12, 7, 22, 14)
 
@@ -85,7 +85,10 @@ def test_passes_partition_the_batch_and_fit(rows_per_pass, tokens_per_pass):
 
 
 def test_rows_are_padded_on_the_right_and_padding_is_never_a_label():
-    ids, labels = collate([TokenRow("a", np.array([9, 8, 7]), np.array([IGNORE, 8, 7])), TokenRow("b", np.array([6]), np.array([IGNORE]))], torch.device("cpu"))
+    ids, labels = collate(
+        [TokenRow("a", np.array([9, 8, 7]), np.array([IGNORE, 8, 7])), TokenRow("b", np.array([6]), np.array([IGNORE]))],
+        torch.device("cpu"),
+    )
     assert ids.tolist() == [[9, 8, 7], [6, 0, 0]]
     assert labels.tolist() == [[IGNORE, 8, 7], [IGNORE, IGNORE, IGNORE]]
     assert IGNORE == IGNORED_BY_LOSS
@@ -159,7 +162,7 @@ def test_every_epoch_sees_every_row_once_and_its_last_partial_batch_is_kept(monk
     batches = batches_of(monkeypatch, tmp_path, 1, "a")
     assert [len(b) for b in batches] == [4, 4, 2, 4, 4, 2]  # ten rows in fours, two epochs
     for epoch in (batches[:3], batches[3:]):
-        assert sorted(sum(epoch, [])) == sorted(r.id for r in ROWS)
+        assert sorted(name for batch in epoch for name in batch) == sorted(r.id for r in ROWS)
 
 
 def test_a_fraction_of_an_epoch_is_rounded_up_to_whole_steps(monkeypatch, tmp_path):
@@ -185,7 +188,9 @@ def test_learning_rate_factor_is_as_worked_by_hand():
         return [learning_rate_factor(step, total, recipe(**changes)) for step in range(total)]
 
     # 10 steps, 2 of warm-up: 1/2, 2/2; then eighths of the way down, the last step with one eighth left
-    assert factors(10, schedule="linear", warmup_ratio=0.2) == pytest.approx([0.5, 1, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8])
+    assert factors(10, schedule="linear", warmup_ratio=0.2) == pytest.approx(
+        [0.5, 1, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]
+    )
     cosine = factors(10, schedule="cosine", warmup_ratio=0.2)
     assert cosine[:3] == pytest.approx([0.5, 1, 1])
     assert cosine[6] == pytest.approx(0.5)  # half-way
@@ -204,7 +209,9 @@ def test_the_evaluation_at_step_0_of_a_lora_is_the_nll_of_the_base(tmp_path):
     train(lora(dropout=0.5), ROWS, recipe(method="lora"), 0, tmp_path, validation=ROWS[:2], probe=ROWS[2:3])
     curves = rows_of(tmp_path / "curves.jsonl")
     assert [(r["step"], r["set"], r["document"]) for r in curves] == [
-        (step, name, document) for step in (0, 3, 6) for name, document in (("validation", "d0"), ("validation", "d1"), ("probe", "d2"))
+        (step, name, document)
+        for step in (0, 3, 6)
+        for name, document in (("validation", "d0"), ("validation", "d1"), ("probe", "d2"))
     ]
     for r in curves[:3]:
         assert r["nll_nats"] == pytest.approx(expected[r["document"]], rel=1e-6)
@@ -241,7 +248,14 @@ def test_a_run_that_diverges_is_stopped_at_the_first_loss_that_is_not_finite(tmp
 
 def test_weights_that_break_in_the_last_step_are_noticed_by_its_evaluation(tmp_path):
     with pytest.raises(ModelError, match=r"After step 1 of 1 the NLL of validation document d0 is (nan|inf)"):
-        train(tiny_llama(), ROWS, recipe(learning_rate=1e38, batch_size=10, epochs=0.5, warmup_ratio=0.0), 0, tmp_path, validation=ROWS[:1])
+        train(
+            tiny_llama(),
+            ROWS,
+            recipe(learning_rate=1e38, batch_size=10, epochs=0.5, warmup_ratio=0.0),
+            0,
+            tmp_path,
+            validation=ROWS[:1],
+        )
     assert not (tmp_path / "checkpoint.safetensors").exists()
 
 
@@ -260,7 +274,7 @@ def test_rows_without_a_token_to_learn_are_refused_before_any_step(tmp_path):
 # ---- resuming ----
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -276,7 +290,7 @@ class KilledAfter:
     def advance(self, amount, note=""):
         self.steps += amount
         if self.steps == self.k:
-            raise Killed
+            raise KilledError
 
     def say(self, sentence):
         self.said.append(sentence)
@@ -301,7 +315,7 @@ def test_a_run_killed_in_any_step_and_run_again_ends_in_the_same_bytes(tmp_path,
     settings = recipe(checkpoint_seconds=0.0, **changes)
     undisturbed = build()
     train(undisturbed, ROWS, settings, 7, tmp_path / "whole", ROWS[:2], ROWS[2:4])
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train(build(), ROWS, settings, 7, tmp_path / "killed", ROWS[:2], ROWS[2:4], progress=KilledAfter(k))
     torch.manual_seed(999)  # another process would not have this one's random state
     resumed, progress = build(), KilledAfter(-1)
@@ -317,7 +331,7 @@ def test_a_run_killed_twice_ends_in_the_same_bytes(tmp_path):
     settings, whole, last = recipe(checkpoint_seconds=0.0), tiny_llama(), tiny_llama()
     train(whole, ROWS, settings, 7, tmp_path / "whole")
     for k in (3, 5):
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             train(tiny_llama(), ROWS, settings, 7, tmp_path / "killed", progress=KilledAfter(k))
     assert train(last, ROWS, settings, 7, tmp_path / "killed").resumed_at == 4
     assert weights(last) == weights(whole)
@@ -344,7 +358,9 @@ def test_a_checkpoint_of_another_run_is_not_taken(tmp_path, other):
     assert weights(there) == weights(clean)
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"\xff" * 64], ids=["half", "empty", "garbage"])
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"\xff" * 64], ids=["half", "empty", "garbage"]
+)
 def test_a_damaged_checkpoint_is_not_taken(tmp_path, damage):
     whole, again = tiny_llama(), tiny_llama()
     train(whole, ROWS, recipe(), 7, tmp_path)
@@ -425,6 +441,11 @@ def test_the_losses_of_a_run_are_those_of_trl_on_the_same_rows_in_the_same_order
     assert [o["gradient_norm"] for o in ours] == pytest.approx([t["grad_norm"] for t in theirs], rel=1e-4)
 
 
+def test_a_target_that_matches_nothing_is_answered_with_the_layers_there_are_conv1d_too():
+    with pytest.raises(ModelError, match=r"`q_proj` matches no linear layer of tiny; it has c_attn, c_fc, c_proj\.$"):
+        add_lora(tiny_gpt2(), Lora(targets=["q_proj"]), "tiny", None, 0)
+
+
 # ---- the stage around it ----
 
 
@@ -440,10 +461,17 @@ def story(tmp_path, *settings):
 
 
 def test_a_run_that_diverges_leaves_nothing_under_a_final_name(tmp_path):
-    with pytest.raises(ModelError, match="training.learning_rate"):
+    with pytest.raises(ModelError, match="lower training"):
         story(tmp_path, "training.learning_rate=1e38", "training.warmup_ratio=0.0", "training.batch_size=4").train()
     left = {p.relative_to(tmp_path / "run").as_posix() for p in (tmp_path / "run").rglob("*")}
-    assert not left & {"adapter", "training.jsonl", "curves.jsonl", "training.json", "stages/train.json", "work/checkpoint.safetensors"}
+    assert not left & {
+        "adapter",
+        "training.jsonl",
+        "curves.jsonl",
+        "training.json",
+        "stages/train.json",
+        "work/checkpoint.safetensors",
+    }
 
 
 def test_saving_an_adapter_asks_nobody_about_its_base(tmp_path, monkeypatch):
@@ -453,4 +481,7 @@ def test_saving_an_adapter_asks_nobody_about_its_base(tmp_path, monkeypatch):
     told.base = dataclasses.replace(told.base, name="someone/something-private")
     told.train()
     assert (tmp_path / "run/adapter/adapter_model.safetensors").is_file() and not asked
-    assert json.loads((tmp_path / "run/adapter/adapter_config.json").read_text())["base_model_name_or_path"] == "someone/something-private"
+    assert (
+        json.loads((tmp_path / "run/adapter/adapter_config.json").read_text())["base_model_name_or_path"]
+        == "someone/something-private"
+    )

@@ -6,12 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from galvan.errors import ComparisonRefused, DataError, ModelError
+from galvan.errors import DataError, ModelError
 from galvan.measure.adapter_files import file_facts
 from galvan.measure.facts import FileFacts, Integrity, broken
 from galvan.models import Located, load_adapter, load_base, load_tokenizer, weight_files
 from galvan.recipe import Model
-from galvan.text import shown
 
 LEARNED_PROMPT = "it learned a prompt and adapts no layer, so that its tokens do not line up with the base's"
 
@@ -42,12 +41,6 @@ def _check_loaded(base: Located, adapter: Located, settings: Model, texts: Seque
         if not rows:
             raise DataError("data/too-short", "None of the texts for the check has a token that could be scored; give longer ones.")
         model = load_base(base, settings)
-        if living.adapter_state(model).layers:
-            raise ComparisonRefused(
-                "A01",
-                f"{shown(base.name)} comes with an adapter already in it, for an adapter_config.json lies in its folder and "
-                "transformers loads that without a word; move the adapter's files to a folder of their own.",
-            )
         state, base_nll = living.adapter_state(model), living.alone_nll(model, rows)
         if files.kind == "full":
             tuned = load_base(adapter, settings)

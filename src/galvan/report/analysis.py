@@ -30,21 +30,17 @@ _MOST_ROWS = 8
 def analysis(e: Evidence) -> str:
     """The whole page."""
     title = f"# Analysis of {code(e.recipe.name)}: " + (
-        "the comparison is refused" if _test(e) is None else "did the fine-tune work?"
+        "the comparison is refused" if e.test is None else "did the fine-tune work?"
     )
     sections = [text for section in SECTIONS if (text := section(e))]
     return "\n\n".join([title, *sections]) + "\n"
-
-
-def _test(e: Evidence) -> Gain | None:
-    return e.comparisons.test if e.comparisons and e.refusal is None else None
 
 
 # ---- sections ----
 
 
 def summary(e: Evidence) -> str:
-    test = _test(e)
+    test = e.test
     if test is None:
         why = f"**Result:** {HEADLINES['refused']}. {md(sentence(e.refusal or ''), 1200)}"
         first = next_actions(e)
@@ -140,7 +136,7 @@ def _first_loss(e: Evidence) -> list[tuple[str, str]]:
         f"{first['loss_nats']:.4f} nats a token at step {first['step']}, {losses[-1]:.4f} "
         f"at step {last['step']}, {sum(losses) / len(losses):.4f} on average over all steps"
     )
-    probe = e.comparisons.probe if e.comparisons and e.refusal is None else None
+    probe = e.comparisons.probe if e.comparisons else None
     lines = [("Loss", text)]
     if probe is not None:
         eos = " (the log also counts the end-of-text token)" if e.recipe.training.learn_eos else ""
@@ -187,7 +183,7 @@ def _figure(value: object) -> str:
 
 
 def key_findings(e: Evidence) -> str:
-    found = _refused_findings(e) if _test(e) is None else _findings(e)
+    found = _refused_findings(e) if e.test is None else _findings(e)
     return "## Key findings\n\n" + "\n\n".join(f"### {number}. {title}\n\n{text}" for number, (title, text) in enumerate(found, 1))
 
 
@@ -207,7 +203,7 @@ def _refused_findings(e: Evidence) -> list[tuple[str, str]]:
 
 
 def _findings(e: Evidence) -> list[tuple[str, str]]:
-    known, test = e.comparisons, _test(e)
+    known, test = e.comparisons, e.test
     assert known is not None and test is not None
     unit = (
         f"{plural(test.n_clusters, test.unit)}, weighing like {test.n_effective:.1f} equal ones"
@@ -335,7 +331,7 @@ def next_steps(e: Evidence) -> str:
             f"Check the adapter's files, its place in the model and its effect ({excluded} of {plural(len(e.findings), 'cause')} excluded)",
         ),
         (bool(passed), f"Run the controls (passed: {', '.join(passed) or 'none'})"),
-        (_test(e) is not None, "Compare base and tuned on the same held-out documents, with an interval"),
+        (e.test is not None, "Compare base and tuned on the same held-out documents, with an interval"),
         (False, "Compare style, copying and what was forgotten (not measured in this run)"),
         *((False, action.action) for action in next_actions(e)),
     ]
@@ -389,7 +385,7 @@ def files(e: Evidence) -> str:
 
 
 def conclusion(e: Evidence) -> str:
-    test, actions = _test(e), next_actions(e)
+    test, actions = e.test, next_actions(e)
     priority = f"\n\n**Priority:** {md(actions[0].action)}" if actions else ""
     if test is None:
         return f"## Conclusion\n\nNothing is known yet about the fine-tune itself: {md(sentence(e.refusal or ''), 1200)}{priority}"

@@ -14,6 +14,7 @@ from galvan.errors import DataError
 from galvan.recipe import Recipe
 from galvan.report.curves import Curve, curve
 from galvan.run import read_documents, read_json, read_rows
+from galvan.statistics.paired import Gain
 from galvan.text import shown, words
 
 
@@ -30,7 +31,7 @@ class SplitFacts:
 class Evidence:
     """A run's files, and what was concluded from them so far. What the run has no file for is None or empty.
 
-    `refusal` is why base and tuned may not be compared; then `comparisons` holds no gain.
+    `refusal` is why base and tuned may not be compared; then `comparisons`, if there are any, are withheld ones without a gain.
     """
 
     recipe: Recipe
@@ -44,6 +45,11 @@ class Evidence:
     comparisons: Comparisons | None = None
     findings: Sequence[Finding] = ()
     refusal: str | None = None
+
+    @property
+    def test(self) -> Gain | None:
+        """The gain on held-out text; None where nothing was compared or the comparison is refused."""
+        return self.comparisons.test if self.comparisons else None
 
     def facts(self) -> Facts:
         """What the catalogue's causes are asked about."""

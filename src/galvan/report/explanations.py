@@ -34,10 +34,6 @@ def explanations(e: Evidence) -> list[Explanation]:
     return [found for ask in EXPLANATIONS if (found := ask(e)) is not None]
 
 
-def _test(e: Evidence) -> Gain | None:
-    return e.comparisons.test if e.comparisons else None
-
-
 def _applied_family(finding: Finding) -> bool:
     return finding.code[0] in "AB" or finding.code == "C02"
 
@@ -119,7 +115,7 @@ def too_little_training(e: Evidence) -> Explanation | None:
 
 
 def too_small(e: Evidence) -> Explanation | None:
-    test = _test(e)
+    test = e.test
     if test is None:
         return None
     because: list[str] = []
@@ -155,7 +151,7 @@ def _margin_percent(test: Gain) -> float:
 
 
 def already_suited(e: Evidence) -> Explanation | None:
-    test, known = _test(e), e.comparisons
+    test, known = e.test, e.comparisons
     if test is None or known is None or known.bits is None:
         return None
     probe = known.probe

@@ -46,7 +46,7 @@ def next_actions(e: Evidence) -> list[Action]:
 
 def _wanting(e: Evidence) -> bool:
     """Held-out text was not shown to have become likelier, or only by less than matters."""
-    test = e.comparisons.test if e.comparisons else None
+    test = e.test
     return test is not None and (test.verdict != "improved" or test.nats_per_token < test.margin)
 
 
@@ -176,7 +176,7 @@ def _smaller_batch(e: Evidence) -> list[Action]:
 
 
 def _more_held_out(e: Evidence) -> list[Action]:
-    test = e.comparisons.test if e.comparisons else None
+    test = e.test
     if test is None or test.verdict != "inconclusive":
         return []
     wanted = test.documents_needed_for_margin
@@ -260,7 +260,7 @@ def _rank(e: Evidence) -> list[Action]:
 
 
 def _confirm(e: Evidence) -> list[Action]:
-    test = e.comparisons.test if e.comparisons else None
+    test = e.test
     if test is None or test.verdict != "improved" or e.splits["test"].sources != 1:
         return []
     return [

@@ -36,10 +36,11 @@ class Page:
         self.ascii = console.options.ascii_only
 
     def safe(self, text: str) -> str:
-        safe = text
+        safe = shown(text)
         return safe.translate(_PLAIN).encode("ascii", "backslashreplace").decode("ascii") if self.ascii else safe
 
     def row(self, label: str, text: str, style: str = "") -> None:
+        label = self.safe(label)
         for number, line in enumerate(
             Text(self.safe(text), style=style).wrap(self.console, max(20, self.console.width - _INDENT), overflow="fold")
         ):
@@ -58,7 +59,7 @@ def show(e: Evidence, verdict: Mapping[str, Any], folder: Path, quiet: bool = Fa
         _details(page, e)
         _actions(page, e, folder)
     word = str(verdict["verdict"])
-    test = e.comparisons.test if e.comparisons and e.refusal is None else None
+    test = e.test
     page.row(
         "Verdict",
         f"{word.upper()}. {HEADLINES[word]}. " + (f"{summary_of(test)}. " if test else "") + sentence(str(verdict["reason"])),
@@ -81,7 +82,7 @@ def _details(page: Page, e: Evidence) -> None:
     if e.comparisons is not None:
         ran = [f"{CONTROL_NAMES[name]} {control.status}" for name, control in e.comparisons.controls.items() if control.status]
         page.row("Controls", ", ".join(ran) if ran else "none was run")
-    test = e.comparisons.test if e.comparisons and e.refusal is None else None
+    test = e.test
     if test is not None:
         page.row("Sensitivity", test.sensitivity)
         for caution in test.cautions:

@@ -25,7 +25,7 @@ NO_RETENTION = ("kl_nats", "top1_agreement", "neutral_perplexity_change_percent"
 
 def verdict(e: Evidence) -> dict[str, Any]:
     """The content of verdict.json."""
-    test = e.comparisons.test if e.comparisons and e.refusal is None else None
+    test = e.test
     word = test.verdict if test else "refused"
     blocks: dict[str, Any] = {"style": style(e), "originality": originality(e), "retention": retention(e)}
     worked = {"improved": not vetoes(blocks), "worse": False, "equivalent": False}.get(word)
@@ -55,7 +55,7 @@ def _block(reason: str | None, **fields: Any) -> dict[str, Any]:
 
 
 def fit(e: Evidence, test: Gain | None) -> dict[str, Any]:
-    bits = e.comparisons.bits if e.comparisons and test else None
+    bits = e.comparisons.bits if e.comparisons else None
     why = test.reason if test else e.refusal
     needed = test and (test.documents_needed_for_margin, test.documents_needed_for_observed)
     return _block(

@@ -1,0 +1,1 @@
+"""How fast galvan is beside the tools that people use for the same work, measured in one run: `python -m benchmarks`."""
