@@ -32,7 +32,7 @@ class Size:
 
 
 FULL = Size(trained=80, scored=200, rounds=5, starts=7)
-QUICK = Size(trained=16, scored=10, rounds=1, starts=1)
+QUICK = Size(trained=32, scored=10, rounds=1, starts=1)
 
 
 @dataclasses.dataclass(frozen=True)
