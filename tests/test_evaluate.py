@@ -63,8 +63,10 @@ def test_an_adapter_saved_by_plain_peft_is_judged(base: Path, data: Path, tmp_pa
     from peft import PeftModel
 
     tokenizer, plain = AutoTokenizer.from_pretrained(base), AutoModelForCausalLM.from_pretrained(base)
-    for arm, model in (("base", plain), ("tuned", PeftModel.from_pretrained(plain, adapter))):
-        assert verdict["fit"][arm]["perplexity"] == pytest.approx(naive_perplexity(model.eval(), tokenizer), rel=1e-5)
+    # The base first: once wrapped, `plain` is the tuned model (this test's first draft fell for A01).
+    assert verdict["fit"]["base"]["perplexity"] == pytest.approx(naive_perplexity(plain, tokenizer), rel=1e-5)
+    tuned = PeftModel.from_pretrained(plain, adapter).eval()
+    assert verdict["fit"]["tuned"]["perplexity"] == pytest.approx(naive_perplexity(tuned, tokenizer), rel=1e-5)
     assert verdict["fit"]["n_documents"] == len(DOCUMENTS)
     assert code == {"improved": 0, "worse": 1, "equivalent": 1, "inconclusive": 6}[verdict["verdict"]]
 
@@ -134,7 +136,7 @@ def test_score_refuses_the_dead_adapter_and_scores_the_live_one(base: Path, data
     from galvan.data.tokens import training_rows
     from galvan.models import Located, load_tuned
     from galvan.recipe import Model
-    from galvan.rundir import Document
+    from galvan.run import Document
     from galvan.training.loop import evaluate_rows
 
     rows = training_rows(AutoTokenizer.from_pretrained(base), [Document(str(i), t, "s", i) for i, t in enumerate(DOCUMENTS)], None, learn_eos=False)
@@ -154,4 +156,4 @@ def test_a_fully_tuned_model_is_judged_beside_its_base(base: Path, data: Path, t
     assert verdict["verdict"] in {"worse", "improved", "inconclusive", "equivalent"}
     same = galvan.evaluate(base, base, data, out=tmp_path / "same").verdict
     assert same["verdict"] == "refused"
-    assert same["findings"][0]["code"] == "A09"
+    assert same["findings"][0].code == "A09"

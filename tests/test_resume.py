@@ -144,10 +144,10 @@ def test_a_finished_run_is_reused_whole_and_says_so(place: Path, undisturbed: di
 def test_a_change_redoes_the_stages_that_depend_on_it_and_no_others(place: Path) -> None:
     again(place)
     assert reused(again(place, "--set", "evaluation.margin_nats=0.02")) == list(STAGES)
-    assert reused(again(place, "--set", "training.checkpoint_seconds=60")) == list(STAGES)
+    assert reused(again(place, "--set", "data.minimum_words=4")) == ["train", "check", "score"]  # the same documents come out of it
+    assert reused(again(place, "--set", "training.checkpoint_seconds=60")) == ["train", "check", "score"]
     assert reused(again(place, "--set", "evaluation.context_tokens=32")) == ["prepare", "train", "check"]
     assert reused(again(place, "--set", "training.learning_rate=2e-2")) == ["prepare"]
-    assert reused(again(place, "--set", "data.minimum_words=4")) == ["train", "check", "score"] or True
     letters = (place / "letters.csv").read_text().replace("Letter", "Note")
     (place / "letters.csv").unlink()
     (place / "letters.csv").write_text(letters)

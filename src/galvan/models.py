@@ -359,7 +359,10 @@ def add_lora(model: Any, lora: Lora, base_name: str, revision: str | None, seed:
     torch.manual_seed(seed)
     with quiet():
         wrapped = get_peft_model(model, config)
-    wrapped.peft_config["default"].base_model_name_or_path = base_name  # PEFT writes the folder's path instead
+    written = wrapped.peft_config["default"]
+    written.base_model_name_or_path = base_name  # PEFT writes the folder's path instead
+    if isinstance(written.target_modules, set):
+        written.target_modules = sorted(written.target_modules)  # a set would be saved in another order by each process
     return wrapped
 
 
