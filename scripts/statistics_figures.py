@@ -13,12 +13,16 @@ import contextlib
 import io
 import re
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.stats
 
+from galvan.compare import compare
+from galvan.run import Document
 from galvan.statistics import (
     documents_needed,
     equivalence_power,
@@ -30,6 +34,11 @@ from galvan.statistics import (
     shown_count,
     sign_flip_max_t,
 )
+
+if TYPE_CHECKING:
+    from galvan.measure.scoring import Score
+
+    Rows = list[Score]
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "statistics.md"
 FIGURES: dict[str, Callable[[], str]] = {}
@@ -169,6 +178,91 @@ def null() -> str:
         for (verdict, count), end in zip(counts.items(), ends, strict=True)
     ]
     return f"Of 1,000 comparisons in which nothing was gained, galvan called {parts[0]} and {parts[1]}."
+
+
+def same_model_with_noise(rng: np.random.Generator, documents: list[Document]) -> Rows:
+    """One model measured twice by a machine that computes badly: noise on every token, and a little on every document."""
+    return _two_arms(rng, documents, lambda base: (base, base + rng.normal(0, 0.05, base.size) + rng.normal(0, 0.01)))
+
+
+def permuted_arms(rng: np.random.Generator, documents: list[Document]) -> Rows:
+    """A model that truly is better, but whose arm and the base's were swapped by the toss of a coin, document by document."""
+
+    def swapped(base: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        tuned = base - rng.normal(0.1, 0.05) - rng.normal(0, 0.3, base.size)
+        return (tuned, base) if rng.integers(2) else (base, tuned)
+
+    return _two_arms(rng, documents, swapped)
+
+
+def _two_arms(rng: np.random.Generator, documents: list[Document], arms: Callable[[np.ndarray], tuple[np.ndarray, ...]]) -> Rows:
+    rows = []
+    for document in documents:
+        both = arms(rng.gamma(4, 0.9, int(rng.integers(60, 400))))
+        rows += [row(arm, document, nll) for arm, nll in zip(("base", "tuned"), both, strict=True)]
+    return rows
+
+
+def row(arm: str, document: Document, nll: np.ndarray) -> Score:
+    from galvan.measure.scoring import Score
+
+    tokens = nll.astype(np.float32)
+    total = float(tokens.astype(np.float64).sum())
+    return Score(arm, document.id, document.source, document.position, "test", len(tokens), 4 * len(tokens), total, tokens.tolist())
+
+
+def random_adapters(n: int, n_documents: int = 16) -> Iterator[Rows]:
+    """The bundled base beside `n` adapters of random numbers, on short pieces of the bundled letters."""
+    from galvan import models, recipe
+    from galvan.data.read import read
+    from galvan.measure.arms import randomize
+    from galvan.measure.scoring import score
+
+    texts = [r.text[:240] for r in read("galvan/letters", "text") if len(r.text) > 240][::20][:n_documents]
+    documents = [Document(str(i), text, "letters", i) for i, text in enumerate(texts)]
+    where = models.locate("galvan/spark")
+    model, tokenizer = models.load_base(where, recipe.Model(device="cpu", dtype="float32")), models.load_tokenizer(where)
+    base = score(model, tokenizer, documents, "base", "test", 512)
+    adapted = models.add_lora(model, recipe.Lora(rank=2), where.name, None, 0).eval()
+    for seed in range(n):
+        randomize(adapted, seed)
+        yield base + score(adapted, tokenizer, documents, "tuned", "test", 512)
+
+
+def improved_among(rows: Iterable[Rows]) -> list[str]:
+    """The verdict on each, by the path that a run takes: scores.parquet, read back and compared."""
+    from galvan.measure.scoring import write_scores
+
+    with tempfile.TemporaryDirectory() as folder:
+        path, verdicts = Path(folder) / "scores.parquet", []
+        for some in rows:
+            write_scores(path, some)
+            found = compare(path, 0.01)
+            verdicts.append("refused" if found.test is None else found.test.verdict)
+    return verdicts
+
+
+def null_rows(rng: np.random.Generator, n: int, make: Callable[[np.random.Generator, list[Document]], Rows]) -> Iterator[Rows]:
+    """`n` comparisons on 24 to 60 documents of one source or of twelve."""
+    for k in range(n):
+        yield make(rng, [Document(str(i), "", f"source {i % (1 + 11 * (k % 2))}", i) for i in range(int(rng.integers(24, 61)))])
+
+
+@figure
+def public() -> str:
+    """1,000 null comparisons through the public path."""
+    rng = np.random.default_rng(6)
+    kinds = {
+        "one model scored twice, with noise": improved_among(null_rows(rng, 400, same_model_with_noise)),
+        "arms swapped by a coin": improved_among(null_rows(rng, 400, permuted_arms)),
+        "adapters of random numbers on the bundled base": improved_among(random_adapters(200)),
+    }
+    rows = []
+    for name, found in [*kinds.items(), ("all", [v for some in kinds.values() for v in some])]:
+        count = found.count("improved")
+        ends = scipy.stats.binomtest(count, len(found)).proportion_ci(0.95, "exact")
+        rows.append([name, f"{len(found):,}", str(count), f"{100 * count / len(found):.1f} % ({100 * ends.low:.1f} to {100 * ends.high:.1f} %)"])
+    return table(["comparisons in which nothing was gained", "number", "called *improved*", "share (95 % interval)"], rows)
 
 
 @figure

@@ -76,7 +76,8 @@ def _galvan(arguments: tuple[str, ...], cwd: Path, streams: list[Path], env: dic
     os.environ.update(env)
     for number, path in zip((1, 2), streams, strict=True):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), number)
-    sys.stdin, sys.stdout, sys.stderr = open(os.devnull), os.fdopen(1, "w", encoding="utf-8"), os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1)  # fmt: skip
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8")
+    sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1)
     if file_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
     torch.set_num_threads(1)

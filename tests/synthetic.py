@@ -148,6 +148,8 @@ def score_rows(plan: Plan, parts: dict[str, list[Document]], rng: np.random.Gene
                 again = base + np.float32(0.2 if plan.base_differs_from_itself else 2e-6)
                 yield score_row("base_again", document, split, again)
                 yield score_row("zero_adapter", document, split, base)
+                for arm, tokens in (("base", base), ("tuned", tuned)):
+                    yield score_row(arm, document, "test_shuffled", 1.3 * tokens)
                 yield score_row("random_b", document, split, base + np.abs(rng.normal(1.0, 0.4, n)).astype(np.float32))
 
 

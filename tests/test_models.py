@@ -14,13 +14,13 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
-from hub_server import COMMIT, Hub, serving
-from models_for_tests import byte_tokenizer, save_adapter, save_base, tiny_gpt2, tiny_llama, tiny_mistral
 
 from galvan import models
 from galvan.errors import EXIT_MODEL, EXIT_RESOURCES, GalvanError, ModelError, ResourceError
 from galvan.models import Choice, Located, locate
 from galvan.recipe import Lora, Model
+from hub_server import COMMIT, Hub, serving
+from models_for_tests import byte_tokenizer, save_adapter, save_base, tiny_gpt2, tiny_llama, tiny_mistral
 
 CPU = (Choice("cpu", ""), Choice("float32", ""))
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from models_for_tests import save_base, tiny_mistral
 from processes import Done, Running, galvan
 

@@ -20,7 +20,19 @@ from hypothesis import strategies as st
 from galvan import run as runs
 from galvan.errors import EXIT_RESOURCES, EXIT_USAGE, DataError, RecipeError, ResourceError
 from galvan.recipe import Recipe
-from galvan.run import Document, Stage, atomic, fingerprint, read_documents, read_json, read_rows, to_json, write_bytes, write_json, write_rows
+from galvan.run import (
+    Document,
+    Stage,
+    atomic,
+    fingerprint,
+    read_documents,
+    read_json,
+    read_rows,
+    to_json,
+    write_bytes,
+    write_json,
+    write_rows,
+)
 
 
 def held(folder: Path) -> dict[str, bytes]:

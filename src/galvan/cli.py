@@ -59,7 +59,9 @@ def init(directory: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where 
 
 @app.command()
 def run(
-    recipe_file: RecipeFile, settings: Set = None, out: Out = None, json: Json = False, quiet: Quiet = False, offline: Offline = False,
+    recipe_file: RecipeFile,
+    seeds: Annotated[int, typer.Option("--seeds", metavar="K", min=1, max=1000, help="Train with K seeds on the same split, for the interval of the recipe beside this adapter's.")] = 1,
+    settings: Set = None, out: Out = None, json: Json = False, quiet: Quiet = False, offline: Offline = False,
     fail_on: FailOn = None,
 ) -> None:  # fmt: skip
     """The whole story: prepare, train, check, score, judge. Interrupted, the same command goes on. Example: galvan run recipe.yaml"""
@@ -69,8 +71,25 @@ def run(
     from galvan import pipeline
 
     with _watched(quiet or json) as progress:
-        judged = pipeline.run(asked, out, progress, offline)
+        judged = pipeline.run(asked, out, progress, offline, seeds)
     _finish(judged, json, quiet, fail_on)
+
+
+@app.command()
+def plan(
+    recipe_file: RecipeFile,
+    pilot: Annotated[Path | None, typer.Option("--pilot", metavar="RUN", help="An earlier run that gives the spread of gains, instead of an assumption.")] = None,
+    settings: Set = None, out: Out = None, json: Json = False, quiet: Quiet = False, offline: Offline = False,
+) -> None:  # fmt: skip
+    """What the test documents will be able to show, before anything is trained. Example: galvan plan recipe.yaml"""
+    from galvan import recipe
+
+    asked = recipe.load(recipe_file, settings or ())
+    from galvan.plan import plan as make
+
+    with _watched(quiet or json) as progress:
+        planned = make(asked, out, pilot=pilot, progress=progress, offline=offline)
+    print(planned.to_json() if json else planned.to_text())
 
 
 @app.command()
@@ -246,7 +265,8 @@ def main() -> None:
             if not sys.argv[1:]:
                 print(usage())
                 sys.exit(errors.EXIT_USAGE)
-            _fail(f"error[usage]: {usage().rstrip('.')}. See galvan --help.", errors.EXIT_USAGE)
+            sentence = usage()
+            _fail(f"error[usage]: {sentence}{'' if sentence.endswith(('.', '?')) else '.'} See galvan --help.", errors.EXIT_USAGE)
         if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
             _out_of_memory()
         print(shown(traceback.format_exc()), file=sys.stderr, end="")

@@ -8,28 +8,35 @@ control, says that the measurement itself is at fault.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from galvan.compare_shuffled import beside_real, judge_shuffled
 from galvan.errors import ComparisonRefused, DataError
 from galvan.measure.facts import integrity_from_json
 from galvan.run import SCHEMA_VERSION
-from galvan.statistics.bits_per_byte import BitsGain, paired_bits
+from galvan.statistics.bits_per_byte import BitsGain, Comparable, paired_bits
 from galvan.statistics.bottleneck import Bottleneck, bottleneck
 from galvan.statistics.checks import FloatArray, IntArray
 from galvan.statistics.compare_sets import Difference, difference
 from galvan.statistics.identity import Identity, identical
+from galvan.statistics.multiple import Family, judge_candidates
 from galvan.statistics.paired import Gain, paired_gain
 from galvan.text import shown
 
+if TYPE_CHECKING:
+    from galvan.compare_seeds import SeedsCompared
+
 BASE, TUNED = "base", "tuned"
-TEST, TRAIN = "test", "train"
+TEST, TRAIN, SHUFFLED = "test", "train", "test_shuffled"
+NO_MARGIN = 1e-300  # a margin in nats a token has no meaning in bits per byte, so that nothing is called equivalent there
 LEAST_FLOOR_NATS = 1e-5  # rounding in float32; ten of these are the 1e-4 that batching may change (METHODS S3.6)
 
 _COLUMNS = pa.schema(
@@ -80,7 +87,8 @@ class Control:
 @dataclass(frozen=True, slots=True)
 class Comparisons:
     """`comparisons.json`. Gains are None, with the reason in `refusal`, where the comparison is refused; `probe` is the gain on a fixed
-    sample of the training documents, None with `probe_reason` where none was scored."""
+    sample of the training documents, None with `probe_reason` where none was scored. With different tokenizers `test` is None, `bits`
+    judges, and `comparable` says so. `recipe` is the gain over training seeds, None until the run is judged."""
 
     schema_version: int
     noise_floor_nats: float
@@ -94,33 +102,51 @@ class Comparisons:
     probe: Gain | None
     probe_minus_test: Difference | None
     probe_reason: str | None
+    comparable: Comparable | None = None
+    recipe: SeedsCompared | None = None
 
     def withheld(self, refusal: str) -> Comparisons:
         """The same without any gain: what may be kept of a refused comparison."""
+        recipe = self.recipe and dataclasses.replace(self.recipe, gain=None, reason=refusal)
         return dataclasses.replace(
-            self, refusal=refusal, test=None, bits=None, bottleneck=None, probe=None, probe_minus_test=None, probe_reason=refusal
-        )
+            self, refusal=refusal, test=None, bits=None, bottleneck=None, probe=None, probe_minus_test=None, probe_reason=refusal,
+            recipe=recipe,
+        )  # fmt: skip
 
 
-def compare(path: Path, margin: float, integrity: Mapping[str, Any] | None = None) -> Comparisons:
-    """All comparisons of a run's `scores.parquet`; `margin` in nats a token.
+def compare(path: Path, margin: float, integrity: Mapping[str, Any] | None = None, comparable: Comparable | None = None) -> Comparisons:
+    """All comparisons of a run's `scores.parquet`; `margin` in nats a token. `comparable` is None where the tokenizers are taken as one.
 
     Raises DataError where the file is damaged, ComparisonRefused where base and tuned were not scored on the same tokens.
     """
     scores = read_scores(path)
     floor, floor_reason = noise_floor(integrity)
+    if comparable is not None and not comparable.token_perplexity:
+        return _without_tokens(scores, floor, floor_reason, margin, comparable)
     base, tuned = paired(scores, TUNED, TEST)
     identity = _identity(base, tuned, floor)
     controls = {name: check(scores, floor, margin) for name, check in CONTROLS.items()}
-    test, bits = gain(base, tuned, margin), _bits(base, tuned)
+    test, by_bytes = gain(base, tuned, margin), bits(base, tuned)
     followed = (TUNED, TRAIN) in scores or (BASE, TRAIN) in scores
     probe = gain(*paired(scores, TUNED, TRAIN), margin) if followed else None
     reason = None if followed else "No training document was scored."
     spread = bottleneck([b - t for b, t in zip(base.tokens, tuned.tokens, strict=True)])
     found = Comparisons(
-        SCHEMA_VERSION, floor, floor_reason, identity, controls, None, test, bits, spread, probe,
-        None if probe is None else difference(probe, test), reason,
+        SCHEMA_VERSION, floor, floor_reason, identity, controls, None, test, by_bytes, spread, probe,
+        None if probe is None else difference(probe, test), reason, comparable,
     )  # fmt: skip
+    refusal = _refusal(identity, controls)
+    return found if refusal is None else found.withheld(refusal)
+
+
+def _without_tokens(scores: Scores, floor: float, floor_reason: str, margin: float, comparable: Comparable) -> Comparisons:
+    """Two tokenizers: documents are compared by their bytes, and whatever speaks of tokens is undefined (METHODS S3.4)."""
+    base, tuned = paired(scores, TUNED, TEST, tokens=False)
+    identity = _identity_of_sums(base, tuned, floor)
+    controls = {name: check(scores, floor, margin) for name, check in CONTROLS.items()}
+    found = Comparisons(
+        SCHEMA_VERSION, floor, floor_reason, identity, controls, None, None, bits(base, tuned), None, None, None, comparable.reason, comparable
+    )
     refusal = _refusal(identity, controls)
     return found if refusal is None else found.withheld(refusal)
 
@@ -129,7 +155,10 @@ def _refusal(identity: Identity, controls: Mapping[str, Control]) -> str | None:
     if identity.status == "identical":
         return identity.reason
     failed = [control.reason for control in controls.values() if control.status == "failed"]
-    return f"A control failed: {failed[0][0].lower()}{failed[0][1:]}" if failed else None
+    if not failed:
+        return None
+    which = "A control failed" if len(failed) == 1 else f"{len(failed)} controls failed"
+    return f"{which}: {failed[0][0].lower()}{failed[0][1:]}" + "".join(f" {reason}" for reason in failed[1:])
 
 
 def noise_floor(integrity: Mapping[str, Any] | None) -> tuple[float, str]:
@@ -147,14 +176,33 @@ def gain(base: Arm, tuned: Arm, margin: float) -> Gain:
     return paired_gain(base.nll_nats, tuned.nll_nats, base.n_tokens, margin=margin, sources=base.sources, positions=base.positions)
 
 
-def _bits(base: Arm, tuned: Arm) -> BitsGain:
+def bits(base: Arm, tuned: Arm) -> BitsGain:
+    """The paired gain in bits per byte; the tokenizers may differ, the bytes may not."""
     return paired_bits(base.nll_nats, tuned.nll_nats, base.n_bytes, sources=base.sources, positions=base.positions)
 
 
-def paired(scores: Scores, arm: str, split: str, part: bool = False) -> tuple[Arm, Arm]:
+def candidates(scores: Scores, names: Sequence[str], margin: float, seed: int, tokens: bool = True) -> Family:
+    """Several arms against the base, judged together: in nats a token, or, unless `tokens`, in bits per byte and without a margin.
+
+    Raises ComparisonRefused where an arm was not scored on the base's documents.
+    """
+    pairs = {name: paired(scores, name, TEST, tokens=tokens) for name in names}
+    base = scores[BASE, TEST]
+    unit, sizes = (1.0, base.n_tokens) if tokens else (math.log(2), base.n_bytes)
+    tuned = {name: other.nll_nats / unit for name, (_, other) in pairs.items()}
+    rng, least = np.random.default_rng(seed), margin if tokens else NO_MARGIN
+    family = judge_candidates(base.nll_nats / unit, tuned, sizes, rng, margin=least, sources=base.sources, positions=base.positions)
+    if tokens:
+        return family
+    zero = "The simultaneous 95 % interval holds zero."  # the usual sentence speaks of perplexity, which is not comparable here
+    plain = (dataclasses.replace(c, reason=zero) if "perplexity" in c.reason else c for c in family.candidates)
+    return dataclasses.replace(family, candidates=tuple(plain))
+
+
+def paired(scores: Scores, arm: str, split: str, part: bool = False, tokens: bool = True) -> tuple[Arm, Arm]:
     """Base and `arm` on the same documents of `split`; with `part`, on those that `arm` has.
 
-    ComparisonRefused, naming the document, where one arm lacks it or counts other tokens in it.
+    ComparisonRefused, naming the document, where one arm lacks it or counts other bytes or, unless not `tokens`, other tokens in it.
     """
     empty = [name for name in (BASE, arm) if (name, split) not in scores]
     if empty:
@@ -173,7 +221,7 @@ def paired(scores: Scores, arm: str, split: str, part: bool = False) -> tuple[Ar
         )  # fmt: skip
     base, other = base.take([name for name in base.documents if name in set(other.documents)]), other
     other = other.take(base.documents)
-    unlike = np.flatnonzero((base.n_tokens != other.n_tokens) | (base.n_bytes != other.n_bytes))
+    unlike = np.flatnonzero((tokens & (base.n_tokens != other.n_tokens)) | (base.n_bytes != other.n_bytes))
     if unlike.size:
         i = int(unlike[0])
         raise ComparisonRefused(
@@ -191,6 +239,17 @@ def _identity(base: Arm, other: Arm, floor: float) -> Identity:
     found = identical(base.tokens, other.tokens, floor)
     name = shown(base.documents[found.document], 80)
     return dataclasses.replace(found, reason=found.reason.replace(f"Document {found.document} ", f"Document {name} ", 1))
+
+
+def _identity_of_sums(base: Arm, other: Arm, floor: float) -> Identity:
+    """Where tokens differ, whole documents are compared: two models do not agree on every sum."""
+    found = identical([[nll] for nll in base.nll_nats], [[nll] for nll in other.nll_nats], floor)
+    name, n = shown(base.documents[found.document], 80), int(base.n_tokens.sum())
+    if found.status == "identical":
+        reason = f"All {len(base.documents):,} documents have the same likelihood to within {floor:.2g} nats: this is one model, measured twice."
+    else:
+        reason = f"The tokenizers differ, so whole documents were compared: {name} differs by {found.largest_difference_nats:.3g} nats."
+    return dataclasses.replace(found, n_tokens=n, reason=reason)
 
 
 def _control(arm: str, judge: Callable[[Identity, Gain], str | None], passed: str) -> Callable[[Scores, float, float], Control]:
@@ -243,10 +302,21 @@ def _shuffled_author(scores: Scores, floor: float, margin: float) -> Control:
     return Control(None, "Style is not measured in this run, so there is nothing for shuffled text to fool.")
 
 
+def _shuffled_text(scores: Scores, floor: float, margin: float) -> Control:
+    if (BASE, SHUFFLED) not in scores or (TUNED, SHUFFLED) not in scores:
+        return Control(None, "No test document was scored with its words shuffled: none was, or too few words stand between spaces.")
+    try:
+        arms = [beside_real(scores[name, TEST], scores[name, SHUFFLED], floor) for name in (BASE, TUNED)]
+    except KeyError as error:
+        raise ComparisonRefused("compare/unpaired", f"test document {shown(str(error.args[0]), 80)} was scored only with its words shuffled.") from None
+    return Control(*judge_shuffled(*arms), n_documents=arms[0].n_documents)
+
+
 CONTROLS: dict[str, Callable[[Scores, float, float], Control]] = {
     "base_vs_base": _control("base_again", _base_vs_base, "The base, scored twice, agrees with itself"),
     "zero_adapter": _control("zero_adapter", _zero_adapter, "An adapter whose update is zero changes nothing"),
     "random_b": _control("random_b", _random_b, "An adapter of random numbers is seen, and does not help"),
+    "shuffled_text": _shuffled_text,
     "shuffled_author": _shuffled_author,
 }
 

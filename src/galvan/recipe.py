@@ -129,6 +129,9 @@ class Training(Section):
     checkpoint_seconds: Annotated[float, Field(ge=0)] = Field(
         60.0, description="Seconds between checkpoints from which a killed run goes on."
     )
+    seed: Annotated[int, Field(ge=0, lt=2**31)] | None = Field(
+        None, description="Seed of the adapter's start, the order of documents and dropout; null means the recipe's seed, which also splits the data."
+    )
 
     @model_validator(mode="after")
     def _muon_is_for_full_training(self) -> Training:
@@ -159,6 +162,10 @@ class Recipe(Section):
     model: Model = Field(default_factory=Model, description="The base model.")
     training: Training = Field(default_factory=Training, description="The fine-tune.")
     evaluation: Evaluation = Field(default_factory=Evaluation, description="The comparison.")
+
+    @property
+    def training_seed(self) -> int:
+        return self.seed if self.training.seed is None else self.training.seed
 
 
 class _Loader(yaml.SafeLoader):

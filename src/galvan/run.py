@@ -62,7 +62,7 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(temporary, path)
+        Path(temporary).replace(path)
         temporary = ""
         _sync_folder(path.parent)
     except OSError as error:

@@ -86,6 +86,8 @@ class Story:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise RecipeError("run/busy", f"{shown(str(self.folder))}: another galvan works in this run; wait for it or choose another --out.") from None
+            for litter in self.folder.rglob(".*.part"):  # what a killed process was writing
+                litter.unlink(missing_ok=True)
             write_text(self.folder / "recipe.yaml", recipes.resolved(self.recipe))
             yield
 
@@ -103,6 +105,14 @@ class Story:
             return
         stage.begin()
         stage.finish(write(prepare(self.recipe.data, self.recipe.seed, self._offsets, offline=self.offline), self.folder))
+
+    def scored_tokens(self, split: str) -> list[int]:
+        """How many tokens of each document of `split` will be scored, by the first-token rule; no model is needed."""
+        from galvan.data.tokens import adds_bos, encode_texts
+
+        context = 0 if adds_bos(self._tokenizer) else 1
+        documents = read_documents(self.folder / "data" / f"{split}.jsonl")
+        return [len(ids) - context for ids in encode_texts(self._tokenizer, [d.text for d in documents])]
 
     def take_documents(self, train_data: str | None) -> None:
         """For an adapter from elsewhere: every document of the data judges; nothing trains here."""
@@ -129,8 +139,8 @@ class Story:
         stage = Stage(
             self.folder, "train",
             {
-                "training": settings.model_dump(exclude={"checkpoint_seconds"}), "model": self.recipe.model, "seed": self.recipe.seed,
-                "base": self.prints, "device": self.device.value, "dtype": self.dtype.value, "versions": _versions(),
+                "training": settings.model_dump(exclude={"checkpoint_seconds", "seed"}), "model": self.recipe.model,
+                "seed": self.recipe.training_seed, "base": self.prints, "device": self.device.value, "dtype": self.dtype.value, "versions": _versions(),
                 "data": [sha256_file(self.folder / "data" / f"{n}.jsonl") for n in ("train", "validation")],
                 "document_tokens": self._training_tokens(),
             },
@@ -158,12 +168,12 @@ class Story:
         total = sum(p.numel() for p in model.parameters())
         targets: list[str] = []
         if settings.method == "lora":
-            model = models.add_lora(model, settings.lora, self.base.name, self.base.revision, self.recipe.seed)
+            model = models.add_lora(model, settings.lora, self.base.name, self.base.revision, self.recipe.training_seed)
             targets = sorted({n.rsplit(".lora_A", 1)[0].rsplit(".", 1)[-1] for n, _ in model.named_parameters() if ".lora_A." in n})
         elif self.recipe.model.quantization != "none":
             raise RecipeError("recipe/value", "training.method full cannot train a quantised base; set model.quantization to none or method to lora.")
         trained = train(
-            model, rows, settings, self.recipe.seed, work, encode["validation"], rows[::every][: settings.probe_documents], identity, self.progress
+            model, rows, settings, self.recipe.training_seed, work, encode["validation"], rows[::every][: settings.probe_documents], identity, self.progress
         )
         saved = work / target
         with models.quiet():
@@ -226,15 +236,18 @@ class Story:
         from galvan.measure.arms import score_arms
 
         rows = score_arms(
-            self.base, self.tuned, self.recipe, self._tokenizer, documents, self._context(), CONTROL_DOCUMENTS, self.device, self.dtype, self.progress
-        )
+            self.base, self.tuned, self.recipe, self._tokenizer, documents, self._context(), CONTROL_DOCUMENTS, self.device, self.dtype, self.progress,
+            self._other_tokenizer(self.tuned),
+        )  # fmt: skip
         write_scores(self.folder / "scores.parquet", rows)
         stage.finish(["scores.parquet"])
 
-    def score_adapters(self, adapters: Sequence[str]) -> dict[str, GalvanError]:
-        """scores.parquet with the base and every adapter that passes the checks; returns why the others were refused."""
+    def score_adapters(self, adapters: Sequence[str]) -> tuple[dict[str, GalvanError], bool]:
+        """scores.parquet with the base and every adapter that passes the checks; returns why the others were refused, and whether all
+        scored models share the base's tokenizer."""
         from galvan import models
         from galvan.diagnosis import Facts, diagnose, refusal
+        from galvan.measure.alignment import common_start, scored_from
         from galvan.measure.integrity import check
         from galvan.measure.scoring import score, write_scores
 
@@ -248,16 +261,20 @@ class Story:
             if reason is not None:
                 refused[name] = reason
         asked = self.recipe.evaluation
+        others = {name: own for name, located in found.items() if name not in refused and (own := self._other_tokenizer(located)) is not None}
+        starts = [common_start([self._tokenizer, *others.values()], d) for d in documents] if others else []
 
         def scored(model: Any, arm: str) -> list[Any]:
-            return score(model, self._tokenizer, documents, arm, "test", self._context(), asked.tokens_per_pass, asked.score_eos, self.progress)
+            own = others.get(arm, self._tokenizer)
+            rows = score(model, own, documents, arm, "test", self._context(), asked.tokens_per_pass, asked.score_eos, self.progress)
+            return scored_from(rows, own, documents, starts) if others else rows
 
         rows = scored(models.load_base(self.base, self.recipe.model, self.device, self.dtype), "base")
         for name, located in found.items():
             if name not in refused:
                 rows += scored(models.load_tuned(self.base, located, self.recipe.model, self.device, self.dtype), name)
         write_scores(self.folder / "scores.parquet", rows)
-        return refused
+        return refused, not others
 
     # ---- what the stages share ----
 
@@ -275,6 +292,18 @@ class Story:
         for name in ("scores.parquet", "stages/score.json"):
             (self.folder / name).unlink(missing_ok=True)
         return True
+
+    def _other_tokenizer(self, tuned: Located) -> Any:
+        """The tokenizer of a whole model from elsewhere, where it cuts text otherwise than the base's; None where the base's serves both."""
+        from galvan.models import load_tokenizer
+
+        return load_tokenizer(tuned) if self._has_other_tokenizer(tuned) else None
+
+    def _has_other_tokenizer(self, tuned: Located) -> bool:
+        from galvan.measure.adapter_files import same_tokenizer
+
+        is_adapter = (tuned.path / "adapter_config.json").is_file()
+        return not is_adapter and tuned.path.parent != self.folder and same_tokenizer(self.base, tuned) is False
 
     def _offsets(self, text: str) -> list[tuple[int, int]]:
         encoded = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False)
@@ -314,6 +343,12 @@ class Story:
             return fingerprint({str(p.relative_to(path)): sha256_file(p) for p in sorted(path.rglob("*.txt")) if p.is_file()})
         return sha256_file(path) if path.is_file() else "missing"
 
+    def _tuned_print(self) -> str | None:
+        from galvan.models import fingerprints
+
+        assert self.tuned is not None
+        return fingerprints(self.tuned).tokenizer if self._has_other_tokenizer(self.tuned) else self.prints.tokenizer
+
     def _write_provenance(self) -> None:
         from galvan.data.tokens import first_token_rule
 
@@ -323,7 +358,7 @@ class Story:
             self.folder / "provenance.json",
             {
                 "base": self.base.name, "base_revision": self.base.revision, "base_sha256": self.prints.weights,
-                "tokenizer_sha256": self.prints.tokenizer, "chat_template_sha256": self.prints.chat_template,
+                "tokenizer_sha256": self.prints.tokenizer, "tuned_tokenizer_sha256": self._tuned_print(), "chat_template_sha256": self.prints.chat_template,
                 "adapter": self.tuned.name if self.tuned.path.parent != self.folder else self.tuned.path.name,
                 "adapter_sha256": next(iter(weights.values())) if len(weights) == 1 else fingerprint(weights),
                 "data_sha256": fingerprint([sha256_file(self.folder / "data" / f"{n}.jsonl") for n in ("train", "validation", "test")]),

@@ -83,7 +83,7 @@ def test_train_probe_and_held_out_gains_stand_side_by_side_with_their_difference
 def test_all_controls_pass_on_a_healthy_run_and_style_is_not_claimed(tmp_path: Path) -> None:
     controls = compare(scored(tmp_path), 0.01).controls
     assert {name: control.status for name, control in controls.items()} == {
-        "base_vs_base": "ok", "zero_adapter": "ok", "random_b": "ok", "shuffled_author": None,
+        "base_vs_base": "ok", "zero_adapter": "ok", "random_b": "ok", "shuffled_text": "ok", "shuffled_author": None,
     }  # fmt: skip
     assert "not measured" in controls["shuffled_author"].reason
 
@@ -129,10 +129,10 @@ def test_a_random_adapter_that_helps_by_less_than_the_margin_is_chance(tmp_path:
 
 def test_controls_that_were_not_run_are_null_with_a_reason(tmp_path: Path) -> None:
     def drop(rows: Rows) -> None:
-        rows[:] = [row for row in rows if row["arm"] in ("base", "tuned")]
+        rows[:] = [row for row in rows if row["arm"] in ("base", "tuned") and row["split"] != "test_shuffled"]
 
     controls = compare(scored(tmp_path, drop), 0.01).controls
-    assert [control.status for control in controls.values()] == [None] * 4
+    assert [control.status for control in controls.values()] == [None] * 5
     assert controls["zero_adapter"].reason == "Arm `zero_adapter` was not scored in this run."
 
 

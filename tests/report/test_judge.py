@@ -28,13 +28,20 @@ SCHEMA: dict[str, Any] = {
     "fit": {
         "n_documents": 48, "n_tokens": 11034, "clusters": 8, "unit": "block", "base": {"perplexity": 0.0, "bits_per_byte": 0.0},
         "tuned": {"perplexity": 0.0, "bits_per_byte": 0.0},
-        "gain": {"nats_per_token": 0.0, "ci95": [], "perplexity_change_percent": 0.0, "perplexity_change_ci95": []},
+        "gain": {
+            "nats_per_token": 0.0, "ci95": [], "perplexity_change_percent": 0.0, "perplexity_change_ci95": [], "bits_per_byte": 0.0,
+            "bits_per_byte_ci95": [],
+        },
+        "recipe": {
+            "training_seeds": [], "verdict": "", "nats_per_token": 0.0, "ci95": [], "perplexity_change_percent": 0.0,
+            "perplexity_change_ci95": [],
+        },
         "mde80_percent": 0.0, "documents_needed": {"for_margin": 0, "for_observed": 0}, "margin_nats": 0.01,
     },
     "style": {"closer": "", "gap_closed": None, "ci95": None, "vetoes": []},
     "originality": {"excess_copying": False, "longest_span_words": 0, "held_out_longest_span_words": 0},
     "retention": {"kl_nats": 0.0, "top1_agreement": 0.0, "neutral_perplexity_change_percent": 0.0, "forgot": False},
-    "controls": {"base_vs_base": "", "zero_adapter": "", "random_b": "", "shuffled_author": ""},
+    "controls": {"base_vs_base": "", "zero_adapter": "", "random_b": "", "shuffled_text": "", "shuffled_author": ""},
     "findings": [{"code": "", "status": "", "certainty": "", "title": "", "because": [], "against": [], "remedy": "", "settle": ""}],
     "next": [{"action": "", "why": "", "expected": "", "command": ""}],
     "provenance": {"base": "", "base_sha256": "", "adapter_sha256": "", "tokenizer_sha256": "", "data_sha256": "", "versions": {}},

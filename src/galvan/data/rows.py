@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from galvan.errors import DataError
 from galvan.text import shown
 
-ROW_LIMIT = 50_000_000  # characters; a longer table row is an open quote or not a table (whole txt files may be longer)
+ROW_LIMIT = 5_000_000  # characters; a longer table row is an open quote or not a table (whole txt files may be longer)
 _POSITION_LIMIT = 2**53
 
 

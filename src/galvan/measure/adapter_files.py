@@ -42,7 +42,7 @@ def file_facts(base: Located, tuned: Located) -> FileFacts:
     if not (tuned.path / "adapter_config.json").is_file() and (tuned.path / "config.json").is_file():
         own = fingerprints(tuned).weights
         same = _same_folder(base, tuned) or own == fingerprints(base).weights
-        return FileFacts("full", own, same, _same_tokenizer(base, tuned))
+        return FileFacts("full", own, same, same_tokenizer(base, tuned))
     paths = weight_files(tuned, "adapter_model")
     config = read_config(tuned.path / "adapter_config.json")
     headers = {path: safetensors_header(path) for path in paths}
@@ -53,7 +53,7 @@ def file_facts(base: Located, tuned: Located) -> FileFacts:
         "lora" if peft_type == "LORA" else "other",
         _digest(tuned),
         _same_folder(base, tuned) or _holds_the_same_adapter(base, tuned),
-        _same_tokenizer(base, tuned),
+        same_tokenizer(base, tuned),
         peft_type=peft_type if isinstance(peft_type, str) else None,
         recorded_base=recorded if isinstance(recorded, str) else None,
         recorded_base_matches=_is_recorded(recorded, base),
@@ -95,7 +95,7 @@ def _holds_the_same_adapter(base: Located, tuned: Located) -> bool:
     return _digest(base) == _digest(tuned)
 
 
-def _same_tokenizer(base: Located, tuned: Located) -> bool | None:
+def same_tokenizer(base: Located, tuned: Located) -> bool | None:
     """Whether both tokenizers give the same ids; padding and truncation settings, which trainers leave behind, do not count."""
     first, second = base.path / "tokenizer.json", tuned.path / "tokenizer.json"
     if not first.is_file() or not second.is_file():

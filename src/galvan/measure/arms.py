@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from galvan import models
+from galvan.measure.alignment import common_start, scored_from
 from galvan.measure.scoring import Score, score
+from galvan.measure.shuffle import shuffled_documents
 from galvan.models import Choice, Located
 from galvan.progress import Progress
 from galvan.recipe import Recipe
@@ -31,14 +33,23 @@ def score_arms(
     device: Choice,
     dtype: Choice,
     progress: Progress,
+    tuned_tokenizer: Any = None,
 ) -> list[Score]:
-    """Rows of arms base and tuned on every split of `documents`, and of the control arms on the first `n_control` test documents."""
+    """Rows of arms base and tuned on every split of `documents`, and of the control arms on the first `n_control` test documents.
 
-    def scored(model: Any, arm: str, split: str, some: Sequence[Document]) -> list[Score]:
+    Both arms also score `n_control` test documents with their words shuffled, as split "test_shuffled". `tuned_tokenizer` is given for
+    a whole model with a tokenizer of its own; both arms are then counted from the same byte of each document on.
+    """
+
+    def scored(model: Any, arm: str, split: str, some: Sequence[Document], own: Any = tokenizer) -> list[Score]:
         asked = recipe.evaluation
-        return score(model, tokenizer, some, arm, split, context_tokens, asked.tokens_per_pass, asked.score_eos, progress)
+        rows = score(model, own, some, arm, split, context_tokens, asked.tokens_per_pass, asked.score_eos, progress)
+        if tuned_tokenizer is None:
+            return rows
+        return scored_from(rows, own, some, [common_start([tokenizer, tuned_tokenizer], document) for document in some])
 
     control = documents["test"][:n_control]
+    documents = {**documents, "test_shuffled": shuffled_documents(documents["test"], n_control, recipe.seed)}
     model = models.load_base(base, recipe.model, device, dtype)
     rows = [row for split, some in documents.items() for row in scored(model, "base", split, some)]
     rows += scored(model, "base_again", "test", control)
@@ -53,7 +64,7 @@ def score_arms(
     else:
         del model
         other = models.load_base(tuned, recipe.model, device, dtype)
-        rows += [row for split, some in documents.items() for row in scored(other, "tuned", split, some)]
+        rows += [row for split, some in documents.items() for row in scored(other, "tuned", split, some, tuned_tokenizer or tokenizer)]
     return rows
 
 

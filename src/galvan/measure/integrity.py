@@ -44,6 +44,9 @@ def _check_loaded(base: Located, adapter: Located, settings: Model, texts: Seque
         state, base_nll = living.adapter_state(model), living.alone_nll(model, rows)
         if files.kind == "full":
             tuned = load_base(adapter, settings)
+            if files.same_tokenizer is False:  # its ids mean other text: it is examined alone, and compared by bytes later
+                own = living.encode(load_tokenizer(adapter), texts or living.CHECK_TEXTS)
+                return Integrity(files, living.live_facts(model, tuned, state), living.function_facts(tuned, None, own))
             return Integrity(files, living.live_facts(model, tuned, state), living.function_facts(tuned, base_nll, rows))
         try:
             tuned = load_adapter(model, adapter)

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from galvan.compare import Comparisons, compare
+from galvan.compare_seeds import compare_seeds
 from galvan.diagnosis.catalogue import Finding, diagnose, refusal
 from galvan.report import verdict as verdicts
 from galvan.report.analysis import analysis
 from galvan.report.evidence import Evidence, gather
+from galvan.report.picture import power_svg
 from galvan.run import write_json, write_text
 
 __all__ = ["Judged", "judge"]
@@ -41,11 +43,12 @@ def judge(folder: Path) -> Judged:
 
     Raises DataError where a file is damaged, ComparisonRefused where the arms were not scored on the same tokens.
     """
-    (folder / "verdict.json").unlink(missing_ok=True)
+    for name in ("verdict.json", "power.svg"):
+        (folder / name).unlink(missing_ok=True)
     e = gather(folder)
     comparisons = None
     if (folder / "scores.parquet").is_file():
-        comparisons = compare(folder / "scores.parquet", e.recipe.evaluation.margin_nats, e.integrity)
+        comparisons = _compared(folder, e)
     e = dataclasses.replace(e, comparisons=comparisons)
     findings = diagnose(e.facts())
     e = dataclasses.replace(e, findings=findings, **_refused(comparisons, _stop(findings)))
@@ -54,8 +57,17 @@ def judge(folder: Path) -> Judged:
         write_json(folder / "comparisons.json", e.comparisons)
     write_json(folder / "findings.json", findings)
     write_text(folder / "analysis.md", analysis(e))
+    if e.test is not None:
+        write_text(folder / "power.svg", power_svg(e.test))
     write_json(folder / "verdict.json", verdict)
     return Judged(folder, verdict, e)
+
+
+def _compared(folder: Path, e: Evidence) -> Comparisons:
+    found = compare(folder / "scores.parquet", e.recipe.evaluation.margin_nats, e.integrity, e.comparable())
+    if found.refusal is not None or found.test is None:
+        return found
+    return dataclasses.replace(found, recipe=compare_seeds(folder, e.recipe, found.noise_floor_nats))
 
 
 def _stop(findings: Sequence[Finding]) -> str | None:

@@ -11,9 +11,21 @@ from collections.abc import Callable
 from typing import Any
 
 from galvan.report.evidence import Evidence
-from galvan.report.explanations import explanations, summary_of
+from galvan.report.explanations import explanations, summary_of, summary_of_bits
 from galvan.report.markdown import code, commands, md, table
-from galvan.report.prose import CONTROL_NAMES, bullets, control_line, epochs, nats, percent, percent_interval, plural, sentence
+from galvan.report.picture import power_line
+from galvan.report.prose import (
+    CONTROL_NAMES,
+    bullets,
+    control_line,
+    epochs,
+    nats,
+    percent,
+    percent_interval,
+    plural,
+    recipe_line,
+    sentence,
+)
 from galvan.report.remedies import Action, next_actions
 from galvan.statistics.paired import Gain
 
@@ -30,7 +42,7 @@ _MOST_ROWS = 8
 def analysis(e: Evidence) -> str:
     """The whole page."""
     title = f"# Analysis of {code(e.recipe.name)}: " + (
-        "the comparison is refused" if e.test is None else "did the fine-tune work?"
+        "the comparison is refused" if e.judged is None else "did the fine-tune work?"
     )
     sections = [text for section in SECTIONS if (text := section(e))]
     return "\n\n".join([title, *sections]) + "\n"
@@ -41,6 +53,10 @@ def analysis(e: Evidence) -> str:
 
 def summary(e: Evidence) -> str:
     test = e.test
+    if e.bits is not None:
+        bits = e.bits
+        lines = [f"**Result: {bits.verdict}.** {HEADLINES[bits.verdict]}. {md(summary_of_bits(bits))}. {md(bits.reason)}"]
+        return "## Summary\n\n" + "\n\n".join([*lines, *(f"Caution: {md(caution)}" for caution in bits.cautions)])
     if test is None:
         why = f"**Result:** {HEADLINES['refused']}. {md(sentence(e.refusal or ''), 1200)}"
         first = next_actions(e)
@@ -114,7 +130,7 @@ def _training_lines(e: Evidence) -> list[tuple[str, str]]:
             "Learning rate",
             f"{settings.learning_rate:g} at its peak, {settings.schedule} after {100 * settings.warmup_ratio:g} % warm-up, {settings.optimizer}",
         ),
-        ("Batch", f"{settings.batch_size} x {settings.accumulation} accumulated = {batch} documents a step; seed {e.recipe.seed}"),
+        ("Batch", f"{settings.batch_size} x {settings.accumulation} accumulated = {batch} documents a step; seed {e.recipe.training_seed}"),
     ]
     if cut := int(e.training.get("truncated_rows") or 0):
         lines.append(
@@ -183,16 +199,12 @@ def _figure(value: object) -> str:
 
 
 def key_findings(e: Evidence) -> str:
-    found = _refused_findings(e) if e.test is None else _findings(e)
+    found = _refused_findings(e) if e.judged is None else _bits_findings(e) if e.test is None else _findings(e)
     return "## Key findings\n\n" + "\n\n".join(f"### {number}. {title}\n\n{text}" for number, (title, text) in enumerate(found, 1))
 
 
 def _refused_findings(e: Evidence) -> list[tuple[str, str]]:
-    found = [
-        (f"{f.code}: {md(f.title)} ({f.certainty})", _for_and_against(list(f.because), list(f.against)))
-        for f in e.findings
-        if f.status == "present"
-    ]
+    found = _present(e)
     if e.comparisons is not None:
         failed = [control_line(name, c) for name, c in e.comparisons.controls.items() if c.status == "failed"]
         if failed:
@@ -200,6 +212,37 @@ def _refused_findings(e: Evidence) -> list[tuple[str, str]]:
         if e.comparisons.identity.status == "identical":
             found.append(("Base and tuned agree on every token", md(e.comparisons.identity.reason)))
     return found or [("Nothing could be compared", md(sentence(e.refusal or "")))]
+
+
+def _bits_findings(e: Evidence) -> list[tuple[str, str]]:
+    """Two tokenizers: what is left to say without a token."""
+    known, bits = e.comparisons, e.bits
+    assert known is not None and bits is not None
+    lines = [f"{summary_of_bits(bits)}; over {bits.n_bytes:,.0f} bytes, the interval counts {plural(bits.n_clusters, bits.unit)}"]
+    lines += [known.comparable.reason] if known.comparable else []
+    controls = [known.identity.reason, *(control_line(n, c) for n, c in known.controls.items())]
+    return [(f"Held-out text: {bits.verdict}", bullets(lines)), ("Can the measurement be trusted?", bullets(controls)), *_present(e)]
+
+
+def _present(e: Evidence) -> list[tuple[str, str]]:
+    return [
+        (f"{f.code}: {md(f.title)} ({f.certainty})", _for_and_against(list(f.because), list(f.against)))
+        for f in e.findings
+        if f.status == "present"
+    ]
+
+
+def _this_adapter_and_the_recipe(e: Evidence, test: Gain) -> list[tuple[str, str]]:
+    known = e.comparisons.recipe if e.comparisons else None
+    if known is None or len(known.seeds) < 2:
+        return []
+    lines = [f"This adapter, of training seed {known.seeds[0]}: {test.verdict}, {nats(test.nats_per_token, test.ci95)}, on other documents"]
+    lines.append(recipe_line(known))
+    if known.gain is not None:
+        each = ", ".join(f"{seed}: {g.nats_per_token:+.4f}" for seed, g in zip(known.seeds, known.gain.adapters, strict=True))
+        lines.append(f"Gains by training seed, nats a token: {each}")
+        lines += list(known.gain.cautions)
+    return [("This adapter, and the recipe", bullets(lines))]
 
 
 def _findings(e: Evidence) -> list[tuple[str, str]]:
@@ -230,6 +273,7 @@ def _findings(e: Evidence) -> list[tuple[str, str]]:
         ),
     ]
     found = [(f"Held-out text: {test.verdict}", bullets(lines)), ("What could not have been seen", _sensitivity(e, test))]
+    found += _this_adapter_and_the_recipe(e, test)
     found.append(("Training text beside held-out text", _train_against_test(e)))
     if e.curve is not None:
         found.append((f"Learning curve: {e.curve.kind}", md(e.curve.reason)))
@@ -239,12 +283,7 @@ def _findings(e: Evidence) -> list[tuple[str, str]]:
             bullets([known.identity.reason, *(control_line(n, c) for n, c in known.controls.items())]),
         )
     )
-    found += [
-        (f"{f.code}: {md(f.title)} ({f.certainty})", _for_and_against(list(f.because), list(f.against)))
-        for f in e.findings
-        if f.status == "present"
-    ]
-    return found
+    return found + _present(e)
 
 
 def _sensitivity(e: Evidence, test: Gain) -> str:
@@ -260,7 +299,8 @@ def _sensitivity(e: Evidence, test: Gain) -> str:
     spread = e.comparisons.bottleneck if e.comparisons else None
     if spread is not None and spread.advice:
         lines.append(f"What would help most is {spread.advice}: {spread.reason}")
-    return bullets(lines)
+    legend = "`:` would usually go unseen, `=` is below the margin, `o` the result and `-` its interval, `|` no change; left is better. As a picture: `power.svg`."
+    return f"{bullets(lines)}\n\n```text\n{power_line(test)}\n```\n\n{legend}"
 
 
 def _train_against_test(e: Evidence) -> str:
@@ -331,7 +371,7 @@ def next_steps(e: Evidence) -> str:
             f"Check the adapter's files, its place in the model and its effect ({excluded} of {plural(len(e.findings), 'cause')} excluded)",
         ),
         (bool(passed), f"Run the controls (passed: {', '.join(passed) or 'none'})"),
-        (e.test is not None, "Compare base and tuned on the same held-out documents, with an interval"),
+        (e.judged is not None, "Compare base and tuned on the same held-out documents, with an interval"),
         (False, "Compare style, copying and what was forgotten (not measured in this run)"),
         *((False, action.action) for action in next_actions(e)),
     ]
@@ -379,6 +419,7 @@ def files(e: Evidence) -> str:
             "by document and token", e.comparisons is not None),
         ("integrity.json", "what the check "
             "of the adapter found", e.integrity is not None), ("training.jsonl", "every training step", bool(e.trace)),
+        ("power.svg", "the result and what could have been seen, as a picture", e.test is not None),
         ("curves.jsonl", "every evaluation, by document", e.curve is not None), ("recipe.yaml", "the resolved recipe", True),
     ]  # fmt: skip
     return "## Files\n\n" + "\n".join(f"- `{name}`: {what}" for name, what, there in known if there)
@@ -387,6 +428,8 @@ def files(e: Evidence) -> str:
 def conclusion(e: Evidence) -> str:
     test, actions = e.test, next_actions(e)
     priority = f"\n\n**Priority:** {md(actions[0].action)}" if actions else ""
+    if e.bits is not None:
+        return f"## Conclusion\n\n{HEADLINES[e.bits.verdict]}. {md(summary_of_bits(e.bits))}.{priority}"
     if test is None:
         return f"## Conclusion\n\nNothing is known yet about the fine-tune itself: {md(sentence(e.refusal or ''), 1200)}{priority}"
     listed = explanations(e)

@@ -14,6 +14,7 @@ from galvan.errors import DataError
 from galvan.recipe import Recipe
 from galvan.report.curves import Curve, curve
 from galvan.run import read_documents, read_json, read_rows
+from galvan.statistics.bits_per_byte import BitsGain, Comparable, comparable
 from galvan.statistics.paired import Gain
 from galvan.text import shown, words
 
@@ -48,8 +49,23 @@ class Evidence:
 
     @property
     def test(self) -> Gain | None:
-        """The gain on held-out text; None where nothing was compared or the comparison is refused."""
+        """The gain on held-out text; None where nothing was compared, the comparison is refused, or the tokenizers differ."""
         return self.comparisons.test if self.comparisons else None
+
+    @property
+    def bits(self) -> BitsGain | None:
+        """The gain in bits per byte where the tokenizers differ, so that it alone judges; else None."""
+        return self.comparisons.bits if self.comparisons and self.comparisons.test is None else None
+
+    @property
+    def judged(self) -> Gain | BitsGain | None:
+        """What the verdict rests on; None where there is none but a refusal."""
+        return self.test or self.bits
+
+    def comparable(self) -> Comparable | None:
+        """What two tokenizers leave to compare, from provenance.json; None where it does not name both."""
+        base, tuned = (self.provenance.get(key) for key in ("tokenizer_sha256", "tuned_tokenizer_sha256"))
+        return comparable(base, tuned) if isinstance(base, str) and isinstance(tuned, str) else None
 
     def facts(self) -> Facts:
         """What the catalogue's causes are asked about."""

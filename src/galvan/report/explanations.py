@@ -13,6 +13,7 @@ from galvan.diagnosis.catalogue import Finding
 from galvan.report.evidence import Evidence
 from galvan.report.prose import control_line, epochs, nats, percent, percent_interval, plural
 from galvan.report.remedies import FEW_STEPS, LEARNING_RATES, attention_only, capacity
+from galvan.statistics.bits_per_byte import BitsGain
 from galvan.statistics.paired import Gain
 from galvan.statistics.power import shown_count
 
@@ -252,6 +253,21 @@ def leaked(e: Evidence) -> Explanation | None:
             "training, so the gain is overstated", "Supported" if leaking else "Excluded", [text] if leaking else [], [] if leaking else [text],
         "Remove the shared passages from training and run again: the gain should stay.",
     )  # fmt: skip
+
+
+def summary_of_bits(bits: BitsGain) -> str:
+    """The headline where the tokenizers differ."""
+    change = -bits.bits_per_byte
+    interval = "interval not defined" if bits.ci95 is None else f"95 % interval {-bits.ci95.high:+.4f} to {-bits.ci95.low:+.4f}"
+    return (
+        f"Held-out text costs {bits.base_bits_per_byte:.4f} bits per byte under the base and {bits.tuned_bits_per_byte:.4f} under the tuned model, "
+        f"{change:+.4f} ({interval}); perplexities per token are not comparable, because the tokenizers differ"
+    )
+
+
+def headline_of(e: Evidence) -> str | None:
+    """The figures behind the verdict, in a sentence; None where the comparison is refused."""
+    return summary_of(e.test) if e.test else summary_of_bits(e.bits) if e.bits else None
 
 
 def summary_of(test: Gain) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from galvan.compare import Control
+from galvan.compare_seeds import SeedsCompared
 from galvan.report.markdown import md
 from galvan.statistics.ratio import Interval
 
 CONTROL_NAMES = {
     "base_vs_base": "base against itself", "zero_adapter": "adapter of zeros", "random_b": "adapter of random numbers",
-    "shuffled_author": "author's text shuffled",
+    "shuffled_text": "test text shuffled", "shuffled_author": "author's text shuffled",
 }  # fmt: skip
 
 
@@ -46,6 +47,18 @@ def sentence(text: str) -> str:
 def control_line(name: str, control: Control) -> str:
     word = {"ok": "passed", "failed": "FAILED", None: "not run"}[control.status]
     return f"{CONTROL_NAMES.get(name, name)}: {word}. {control.reason}"
+
+
+def recipe_line(known: SeedsCompared) -> str:
+    """The gain of the recipe beside that of this adapter, and which is which."""
+    gain = known.gain
+    if gain is None:
+        return f"The recipe, over {plural(len(known.seeds), 'training seed')}: not known. {known.reason}"
+    interval = "interval not defined" if gain.ci95 is None else f"95 % interval {gain.ci95.low:+.4f} to {gain.ci95.high:+.4f}"
+    return (
+        f"The recipe, over {gain.n_seeds} training seeds: {gain.verdict}, {gain.nats_per_token:+.4f} nats a token ({interval}), "
+        f"what another training run would gain on other documents. {gain.reason}"
+    )
 
 
 def bullets(lines: list[str], escaped: bool = False) -> str:

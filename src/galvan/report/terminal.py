@@ -12,8 +12,8 @@ from rich.text import Text
 
 from galvan.report.analysis import HEADLINES
 from galvan.report.evidence import Evidence
-from galvan.report.explanations import summary_of
-from galvan.report.prose import CONTROL_NAMES, plural, sentence
+from galvan.report.explanations import headline_of
+from galvan.report.prose import CONTROL_NAMES, plural, recipe_line, sentence
 from galvan.report.remedies import next_actions
 from galvan.text import shown
 
@@ -59,10 +59,10 @@ def show(e: Evidence, verdict: Mapping[str, Any], folder: Path, quiet: bool = Fa
         _details(page, e)
         _actions(page, e, folder)
     word = str(verdict["verdict"])
-    test = e.test
+    figures = headline_of(e)
     page.row(
         "Verdict",
-        f"{word.upper()}. {HEADLINES[word]}. " + (f"{summary_of(test)}. " if test else "") + sentence(str(verdict["reason"])),
+        f"{word.upper()}. {HEADLINES[word]}. " + (f"{figures}. " if figures else "") + sentence(str(verdict["reason"])),
         COLOURS[word],
     )
     for name in ("verdict.json", "analysis.md"):
@@ -87,6 +87,9 @@ def _details(page: Page, e: Evidence) -> None:
         page.row("Sensitivity", test.sensitivity)
         for caution in test.cautions:
             page.row("Caution", caution)
+    known = e.comparisons.recipe if e.comparisons else None
+    if known is not None and len(known.seeds) > 1:
+        page.row("Recipe", recipe_line(known))
     counts = {status: sum(f.status == status for f in e.findings) for status in ("present", "unknown", "absent")}
     page.row("Causes", f"{counts['present']} present, {counts['unknown']} unknown, {counts['absent']} excluded")
     for finding in e.findings:

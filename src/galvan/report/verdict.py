@@ -18,6 +18,7 @@ from galvan.statistics.paired import Gain
 from galvan.text import shown
 
 VERDICTS = ("improved", "worse", "equivalent", "inconclusive", "refused")
+NOT_COMPARABLE = "not comparable: the tokenizers differ, so that only bits per byte compare"
 NOT_MEASURED = "not measured in this run"
 NO_ORIGINALITY = ("excess_copying", "longest_span_words", "held_out_longest_span_words")
 NO_RETENTION = ("kl_nats", "top1_agreement", "neutral_perplexity_change_percent", "forgot")
@@ -25,16 +26,16 @@ NO_RETENTION = ("kl_nats", "top1_agreement", "neutral_perplexity_change_percent"
 
 def verdict(e: Evidence) -> dict[str, Any]:
     """The content of verdict.json."""
-    test = e.test
-    word = test.verdict if test else "refused"
+    judged = e.judged
+    word = judged.verdict if judged else "refused"
     blocks: dict[str, Any] = {"style": style(e), "originality": originality(e), "retention": retention(e)}
     worked = {"improved": not vetoes(blocks), "worse": False, "equivalent": False}.get(word)
     return {
         "schema_version": SCHEMA_VERSION,
         "verdict": word,
         "worked": worked,
-        "reason": test.reason if test else e.refusal,
-        "fit": fit(e, test),
+        "reason": judged.reason if judged else e.refusal,
+        "fit": fit(e, e.test),
         **blocks,
         "controls": controls(e),
         "findings": list(e.findings),
@@ -56,14 +57,15 @@ def _block(reason: str | None, **fields: Any) -> dict[str, Any]:
 
 def fit(e: Evidence, test: Gain | None) -> dict[str, Any]:
     bits = e.comparisons.bits if e.comparisons else None
-    why = test.reason if test else e.refusal
+    apart = e.bits  # set only where the tokenizers differ
+    why = test.reason if test else NOT_COMPARABLE if apart else e.refusal
     needed = test and (test.documents_needed_for_margin, test.documents_needed_for_observed)
     return _block(
         why,
-        n_documents=test and test.n_documents,
+        n_documents=test.n_documents if test else e.splits["test"].documents if apart else None,
         n_tokens=test and test.n_tokens,
-        clusters=test and test.n_clusters,
-        unit=test and test.unit,
+        clusters=test.n_clusters if test else apart and apart.n_clusters,
+        unit=test.unit if test else apart and apart.unit,
         base=_block(why, perplexity=test and test.base_perplexity, bits_per_byte=bits and bits.base_bits_per_byte),
         tuned=_block(why, perplexity=test and test.tuned_perplexity, bits_per_byte=bits and bits.tuned_bits_per_byte),
         gain=_block(
@@ -72,7 +74,10 @@ def fit(e: Evidence, test: Gain | None) -> dict[str, Any]:
             ci95=test and test.ci95,
             perplexity_change_percent=test and test.perplexity_change_percent,
             perplexity_change_ci95=test and test.perplexity_change_ci95,
+            bits_per_byte=bits and bits.bits_per_byte,
+            bits_per_byte_ci95=bits and bits.ci95,
         ),
+        recipe=recipe(e),
         mde80_percent=test and test.mde80_percent,
         documents_needed=_block(
             why,
@@ -80,6 +85,21 @@ def fit(e: Evidence, test: Gain | None) -> dict[str, Any]:
             for_observed=needed and needed[1] and needed[1].documents80,
         ),
         margin_nats=e.recipe.evaluation.margin_nats,
+    )
+
+
+def recipe(e: Evidence) -> dict[str, Any]:
+    """The gain to expect from the recipe, whatever its seed; `gain` above is that of this adapter."""
+    known = e.comparisons.recipe if e.comparisons else None
+    gain = known and known.gain
+    return _block(
+        gain.reason if gain else known.reason if known else NOT_COMPARABLE if e.bits else e.refusal,
+        training_seeds=list(known.seeds) if known else None,
+        verdict=gain and gain.verdict,
+        nats_per_token=gain and gain.nats_per_token,
+        ci95=gain and gain.ci95,
+        perplexity_change_percent=gain and gain.perplexity_change_percent,
+        perplexity_change_ci95=gain and gain.perplexity_change_ci95,
     )
 
 
@@ -95,7 +115,7 @@ def retention(e: Evidence) -> dict[str, Any]:
     return _block(NOT_MEASURED, **dict.fromkeys(NO_RETENTION))
 
 
-CONTROLS = ("base_vs_base", "zero_adapter", "random_b", "shuffled_author")
+CONTROLS = ("base_vs_base", "zero_adapter", "random_b", "shuffled_text", "shuffled_author")
 
 
 def controls(e: Evidence) -> dict[str, Any]:
