@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import nn
 
+from galvan.data.encode import Encoded, encode
 from galvan.data.tokens import Ids, adds_bos, encode_texts, first_token_bytes
 from galvan.errors import DataError
 from galvan.likelihood import supports_chunks, token_nll
@@ -30,7 +31,8 @@ from galvan.text import shown
 class Score:
     """One document under one arm. `nll_nats` is the float64 sum of `token_nll_nats` (float32, one a scored token).
 
-    `n_bytes` are the UTF-8 bytes of the scored text: without those of a first token that is context only.
+    `n_bytes` are the UTF-8 bytes of the scored text: without those of a first token that is context only. Of a document with a prompt
+    or a conversation only the tokens of what is learned are scored, given all before them.
     """
 
     arm: str
@@ -73,10 +75,11 @@ def score(
     progress = progress or Silent()
     bos = [tokenizer.bos_token_id] if adds_bos(tokenizer) else []
     eos = [tokenizer.eos_token_id] if score_eos and tokenizer.eos_token_id is not None else []
-    encoded = encode_texts(tokenizer, [d.text for d in documents])
-    sequences = [np.concatenate([np.array(bos, np.int64), ids, np.array(eos, np.int64)]) for ids in encoded]
-    for document, sequence in zip(documents, sequences, strict=True):
-        if len(sequence) - len(eos) < 2:
+    parts = [None if d.payload is None else encode(tokenizer, d, learn_eos=False) for d in documents]
+    texts = iter(encode_texts(tokenizer, [d.text for d in documents if d.payload is None]))
+    sequences = [np.concatenate([np.array(bos, np.int64), next(texts) if p is None else p.input_ids[len(bos) * _has_bos(p, bos) :], np.array(eos, np.int64)]) for p in parts]
+    for document, sequence, part in zip(documents, sequences, parts, strict=True):
+        if len(sequence) - len(eos) < 2 or (part is not None and not part.scored.any()):
             raise DataError("data/too-short", f"Document {shown(document.id)} has no token that could be scored; remove it from the data.")
     progress.start(f"Scoring {arm}", sum(len(s) - 1 for s in sequences), "token")
     nll = _sequence_nll(model, sequences, context_tokens, tokens_per_pass, progress)
