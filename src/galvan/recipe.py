@@ -81,6 +81,10 @@ class Data(Section):
     strip_gutenberg: bool = Field(True, description="Remove Project Gutenberg's header and footer where its markers are found.")
     split: Split = Field(default_factory=Split, description="How documents are divided.")
 
+    @property
+    def mapping(self) -> dict[str, str]:
+        return {str(part): column for part, column in self.columns.items()}
+
 
 class Model(Section):
     """The base model."""

@@ -31,7 +31,7 @@ class Encoded:
     """One document whole, shapes [T]: ids, labels (IGNORE where not learned) and which tokens are scored.
 
     `way` says how the learned part was found; `straddling` counts tokens that hold characters of prompt and completion both;
-    `n_bytes` are the UTF-8 bytes of the scored tokens; `prompt_ids` is what the model is given before the last learned part.
+    `n_bytes` are the UTF-8 bytes of the scored tokens.
     """
 
     input_ids: Ids
@@ -40,7 +40,6 @@ class Encoded:
     n_bytes: int
     way: str
     straddling: int = 0
-    prompt_ids: tuple[int, ...] = ()
 
 
 def encode(tokenizer: Any, document: Document, learn_eos: bool) -> Encoded:
@@ -75,8 +74,7 @@ def _ids_of(tokenizer: Any, text: str, literal: bool) -> list[int]:
 def _pair(tokenizer: Any, pair: Pair, learn_eos: bool) -> Encoded:
     """BOS by the first-token rule, prompt and completion tokenised as one text, EOS if it is learned."""
     text, spans = pair.prompt + pair.completion, [(len(pair.prompt), len(pair.prompt) + len(pair.completion))]
-    prompt = _bos(tokenizer) + _ids_of(tokenizer, pair.prompt, literal=True)
-    return _encoded(tokenizer, text, spans, "completion", True, learn_eos, prompt)
+    return _encoded(tokenizer, text, spans, "completion", True, learn_eos)
 
 
 def _chat(tokenizer: Any, document: Document, chat: Chat, learn_eos: bool) -> Encoded:
@@ -84,7 +82,7 @@ def _chat(tokenizer: Any, document: Document, chat: Chat, learn_eos: bool) -> En
     literal = rendered.way == "no template"
     last = len(chat.messages) - 1
     closes = learn_eos and chat.learned()[-1] == last and (literal or not _closed(tokenizer, rendered))
-    return _encoded(tokenizer, rendered.text, rendered.spans, rendered.way, literal, closes, prompt_ids(tokenizer, document))
+    return _encoded(tokenizer, rendered.text, rendered.spans, rendered.way, literal, closes)
 
 
 def _closed(tokenizer: Any, rendered: chats.Rendered) -> bool:
@@ -93,9 +91,7 @@ def _closed(tokenizer: Any, rendered: chats.Rendered) -> bool:
     return any(tail.endswith(token) for token in chats.special_tokens(tokenizer))
 
 
-def _encoded(
-    tokenizer: Any, text: str, spans: Sequence[chats.Span], way: str, literal: bool, add_eos: bool, prompt: Sequence[int]
-) -> Encoded:
+def _encoded(tokenizer: Any, text: str, spans: Sequence[chats.Span], way: str, literal: bool, add_eos: bool) -> Encoded:
     """`literal`: special tokens spelled in the text stay text and BOS is ours to add; else the template wrote them."""
     found = tokenizer(text, add_special_tokens=False, split_special_tokens=literal, return_offsets_mapping=True, verbose=False)
     bos = _bos(tokenizer) if literal else []
@@ -115,7 +111,7 @@ def _encoded(
     if eos:
         learned[-1] = True
     learned[:1] = False
-    return Encoded(ids, np.where(learned, ids, IGNORE), scored, n_bytes, way, straddling, tuple(prompt))
+    return Encoded(ids, np.where(learned, ids, IGNORE), scored, n_bytes, way, straddling)
 
 
 def _bytes(text: str, spans: Sequence[chats.Span]) -> int:

@@ -32,7 +32,7 @@ def prepare(
     """
     log = clean.Log()
     group = data.split.group if data.split.by == "group" else None
-    rows = read(data.source, data.column, group=group, offline=offline, mapping=dict(data.columns))
+    rows = read(data.source, data.column, group=group, offline=offline, mapping=data.mapping)
     if decode is not None:
         rows = shapes.decoded(rows, decode)
     if data.strip_gutenberg:

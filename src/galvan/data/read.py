@@ -68,7 +68,7 @@ def _rows(source: str, columns: Columns, offline: bool) -> Iterator[Row]:
 
 def matching(pattern: str) -> list[Path]:
     """The files that `pattern` names, sorted; DataError if there is none."""
-    found = sorted(Path(name) for name in glob.glob(str(Path(pattern).expanduser()), recursive=True))
+    found = sorted(Path(name) for name in glob.glob(str(Path(pattern).expanduser()), recursive=True))  # noqa: PTH207
     files = [path for path in found if path.is_file()]
     if not files:
         raise DataError("data/missing", f"{one_line(pattern)}: no file matches this pattern; check data.source.")

@@ -33,7 +33,6 @@ class TokenRow:
     cut_supervised: int = 0  # of the cut tokens, those that would have been learned
     way: str = "text"  # how the learned part was found
     straddling: int = 0  # tokens that hold characters of prompt and completion both
-    prompt_ids: tuple[int, ...] = ()  # what the model is given before the last learned part
 
     @property
     def n_supervised(self) -> int:
@@ -87,7 +86,7 @@ def training_rows(tokenizer: Any, documents: Sequence[Document], max_tokens: int
             e = encode(tokenizer, document, learn_eos)
             end = len(e.input_ids) if max_tokens is None else min(max_tokens, len(e.input_ids))
             lost = int((e.labels[max(1, end) :] != IGNORE).sum())
-            rows.append(TokenRow(document.id, e.input_ids[:end], e.labels[:end], len(e.input_ids) - end, lost, e.way, e.straddling, e.prompt_ids))
+            rows.append(TokenRow(document.id, e.input_ids[:end], e.labels[:end], len(e.input_ids) - end, lost, e.way, e.straddling))
             continue
         ids = next(plain)
         whole = np.concatenate([np.array(bos, dtype=np.int64), ids, np.array(eos, dtype=np.int64)])
