@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from models_for_tests import byte_tokenizer
 from transformers import PreTrainedTokenizerFast
+
+from models_for_tests import byte_tokenizer
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"

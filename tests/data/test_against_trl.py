@@ -6,12 +6,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from chat_tokenizers import CHATML_MARKED, LLAMA, MISTRAL, chat_tokenizer
-from models_for_tests import byte_tokenizer, tiny_llama
 
+from chat_tokenizers import CHATML_MARKED, LLAMA, MISTRAL, chat_tokenizer
 from galvan.data.tokens import training_rows
 from galvan.payload import Chat, Pair
 from galvan.run import Document
+from models_for_tests import byte_tokenizer, tiny_llama
 
 trl = pytest.importorskip("trl")
 datasets = pytest.importorskip("datasets")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from chat_tokenizers import CHATML, CHATML_MARKED, LLAMA, MISTRAL, THINKING, chat_tokenizer
 
+from chat_tokenizers import CHATML, CHATML_MARKED, LLAMA, MISTRAL, THINKING, chat_tokenizer
 from galvan.data.chat import render
 from galvan.data.encode import encode, prompt_ids
 from galvan.data.tokens import IGNORE, training_rows

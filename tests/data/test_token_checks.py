@@ -7,11 +7,10 @@ import json
 
 import numpy as np
 import pytest
-from chat_tokenizers import CHATML, LLAMA, MISTRAL, chat_tokenizer
-from models_for_tests import byte_tokenizer, save_base, tiny_llama
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from chat_tokenizers import CHATML, LLAMA, MISTRAL, chat_tokenizer
 from galvan import recipe
 from galvan.data.prepare import prepare
 from galvan.data.token_checks import TokenFacts, notices, report
@@ -20,6 +19,7 @@ from galvan.errors import DataError
 from galvan.payload import Chat, Pair, Tokens
 from galvan.run import Document, read_json
 from galvan.story import Story
+from models_for_tests import byte_tokenizer, save_base, tiny_llama
 
 WITH = byte_tokenizer()
 TALKS = [Chat(({"role": "user", "content": f"Hi {n}"}, {"role": "assistant", "content": f"Yo {n}"})) for n in range(6)]

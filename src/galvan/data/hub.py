@@ -53,7 +53,7 @@ def fetch(source: str, offline: bool = False) -> list[Path]:
 
 
 def _fetch(asked: HubSource, offline: bool) -> list[Path]:
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
     endpoint = os.environ.get("HF_ENDPOINT")
     if offline:
@@ -62,9 +62,7 @@ def _fetch(asked: HubSource, offline: bool) -> list[Path]:
         return [root / name for name in choose(asked, names)]
     info = HfApi(endpoint=endpoint).repo_info(asked.repo, repo_type="dataset", revision=asked.revision)
     chosen = choose(asked, [sibling.rfilename for sibling in info.siblings or []])
-    exactly = [re.sub(r"([\[*?])", r"[\1]", name) for name in chosen]
-    root = Path(snapshot_download(asked.repo, repo_type="dataset", revision=info.sha, allow_patterns=exactly, endpoint=endpoint))
-    return [root / name for name in chosen]
+    return [Path(hf_hub_download(asked.repo, name, repo_type="dataset", revision=info.sha, endpoint=endpoint)) for name in chosen]
 
 
 def choose(asked: HubSource, names: Sequence[str]) -> list[str]:
@@ -121,7 +119,7 @@ def _explained(source: str, error: Exception, offline: bool) -> Exception:
     if isinstance(error, LocalEntryNotFoundError) and offline:
         return DataError("data/not-cached", f"{name} is not in the Hub's cache, and --offline was asked for.")
     module = type(error).__module__.partition(".")[0]
-    if isinstance(error, (HfHubHTTPError, OSError)) or module in {"httpx", "httpcore", "requests", "urllib3"}:
+    if isinstance(error, (HfHubHTTPError, OSError)) or module in {"httpx", "httpx2", "httpcore", "requests", "urllib3"}:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return ResourceError("network/hub", f"The Hub could not be reached for {name}: {one_line(reason, 200)}")
     return error
