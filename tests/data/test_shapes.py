@@ -26,6 +26,7 @@ RESULT = {"role": "tool", "content": "42", "tool_call_id": "a"}
 
 CASES = {
     "prompt and completion": ({"prompt": "Q: ", "completion": "A"}, Pair("Q: ", "A")),
+    "a prompt that looks like messages": ({"prompt": "[{\"role\": 1}]", "completion": "A"}, Pair("[{\"role\": 1}]", "A")),
     "prompt and completion as messages": ({"prompt": [SYSTEM, USER], "completion": [YES]}, Chat((SYSTEM, USER, YES), None, 2)),
     "messages": ({"messages": [SYSTEM, USER, YES]}, Chat((SYSTEM, USER, YES))),
     "messages with tools": ({"messages": [USER, CALL, RESULT, YES], "tools": TOOLS}, Chat((USER, CALL, RESULT, YES), tuple(TOOLS))),

@@ -87,10 +87,8 @@ class _Cells:
 def _pair(cells: _Cells) -> Payload:
     """Two texts, or two lists of messages, of which the second is learned."""
     prompt = cells.record.get(cells.columns.column("prompt"))
-    if isinstance(prompt, str) and not prompt.lstrip().startswith('[{"'):
+    if prompt is None or isinstance(prompt, str):  # a text may well begin like JSON
         return Pair(cells.text("prompt"), cells.text("completion"))
-    if prompt is None:
-        return Pair("", cells.text("completion"))
     first, second = _messages(cells, "prompt"), _messages(cells, "completion")
     return _chat(cells, "completion", [*first, *second], cells.tools(), len(first))
 
