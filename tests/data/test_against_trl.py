@@ -77,7 +77,10 @@ def test_difference_special_tokens_spelled_in_a_text_are_letters_to_us_and_contr
 
 def test_difference_a_text_that_ends_in_the_spelled_end_gets_a_real_one_from_us_and_no_second_one_from_trl(tmp_path):
     tokenizer = byte_tokenizer()
-    (ours,), (theirs,) = by_galvan(tokenizer, [Document("d", "Over.</s>", "s", 1)]), by_trl(tmp_path, tokenizer, [{"text": "Over.</s>"}])
+    (ours,), (theirs,) = (
+        by_galvan(tokenizer, [Document("d", "Over.</s>", "s", 1)]),
+        by_trl(tmp_path, tokenizer, [{"text": "Over.</s>"}]),
+    )
     assert ours[0][-1] == theirs[0][-1] == 257 and len(ours[0]) == len(theirs[0]) + len("</s>")
 
 

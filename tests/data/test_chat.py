@@ -56,7 +56,10 @@ def test_what_is_generated_from_is_how_the_training_row_begins(template):
         given, row = prompt_ids(tokenizer, document(payload)), encode(tokenizer, document(payload), True).input_ids.tolist()
         assert row[: len(given)] == given and len(given) < len(row)
     if template is not None:
-        assert prompt_ids(tokenizer, document(TALK)) == tokenizer.apply_chat_template(list(TALK.messages[:1]), add_generation_prompt=True)["input_ids"]
+        assert (
+            prompt_ids(tokenizer, document(TALK))
+            == tokenizer.apply_chat_template(list(TALK.messages[:1]), add_generation_prompt=True)["input_ids"]
+        )
 
 
 @pytest.mark.parametrize("template", [LLAMA, MISTRAL, None])

@@ -125,7 +125,10 @@ def test_sources_are_taken_apart():
 
 def test_files_belong_to_the_split_that_their_path_names():
     any_split = HubSource("a/b", None, None, "train")
-    assert choose(any_split, ["poems.csv", "more.jsonl.gz", "README.md", "x.bin", "dataset_info.json"]) == ["more.jsonl.gz", "poems.csv"]
+    assert choose(any_split, ["poems.csv", "more.jsonl.gz", "README.md", "x.bin", "dataset_info.json"]) == [
+        "more.jsonl.gz",
+        "poems.csv",
+    ]
     assert choose(any_split, ["trainers_test.csv", "my-train.csv"]) == ["my-train.csv"]
     assert choose(HubSource("a/b", None, None, "validation"), ["data/dev.csv", "data/train.csv"]) == ["data/dev.csv"]
     assert choose(HubSource("a/b", "en", None, "train"), ["en/train.csv", "de/train.csv"]) == ["en/train.csv"]

@@ -109,7 +109,10 @@ def test_the_recipe_knows_the_parts() -> None:
         ({"messages": [{"content": "x"}]}, "must be messages with `role`, but message 1 has none"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "must be messages of text, but message 1 is not"),
         ({"prompt": "a", "completion": 5}, "line 1: `completion` must be text, found 5."),
-        ({"instruction": "a", "output": "b", "history": [["x"]]}, "`history` must be a list of [user, assistant] pairs, found ['x']."),
+        (
+            {"instruction": "a", "output": "b", "history": [["x"]]},
+            "`history` must be a list of [user, assistant] pairs, found ['x'].",
+        ),
         ({"input_ids": [1, True]}, "`input_ids` must be a list of token ids, found True."),
         ({"input_ids": []}, "`input_ids` must be a list of token ids, found ()."),
         ({"input_ids": [1, 2], "labels": [1]}, "`labels` must be as long as input_ids (2), found (1,)."),

@@ -15,7 +15,15 @@ from galvan.payload import from_json, learned_text
 from galvan.run import to_json
 
 KEYS = st.sampled_from(["role", "content", "from", "value", "weight", "text", "type", "tool_calls", "x"])
-LEAF = st.none() | st.booleans() | st.integers(-200, 300) | st.floats() | st.text(max_size=6) | st.sampled_from(["user", "assistant", "gpt", "[", '[{"']) | st.just("\ud800\0")
+LEAF = (
+    st.none()
+    | st.booleans()
+    | st.integers(-200, 300)
+    | st.floats()
+    | st.text(max_size=6)
+    | st.sampled_from(["user", "assistant", "gpt", "[", '[{"'])
+    | st.just("\ud800\0")
+)
 VALUE = st.recursive(LEAF, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=8)
 MESSAGE = st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "system"]) | VALUE, "content": VALUE})
 PART = VALUE | st.lists(MESSAGE, max_size=3) | st.lists(st.integers(-100, 300), max_size=5)

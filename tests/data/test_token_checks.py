@@ -145,7 +145,11 @@ def test_preparing_writes_the_report_and_an_error_stops_the_run_before_a_model_i
     told = story(tmp_path, rows, "training.document_tokens=20")
     told.prepare()
     written = read_json(tmp_path / "run" / "tokens.json")
-    assert (written["shape"], written["supervised_tokens"], written["truncated_rows"]) == ("prompts with completions", 0, written["rows"])
+    assert (written["shape"], written["supervised_tokens"], written["truncated_rows"]) == (
+        "prompts with completions",
+        0,
+        written["rows"],
+    )
     monkeypatch.setattr("galvan.models.load_base", lambda *_: pytest.fail("a model was loaded"))
     with pytest.raises(DataError) as caught:
         told.train()
@@ -162,7 +166,9 @@ def test_a_run_of_prompts_trains_and_scores_completions_only(tmp_path):
     import pyarrow.parquet as pq
 
     table = pq.read_table(tmp_path / "run" / "scores.parquet").to_pylist()
-    documents_of = {json.loads(line)["id"]: json.loads(line) for line in (tmp_path / "run" / "data" / "test.jsonl").read_text().splitlines()}
+    documents_of = {
+        json.loads(line)["id"]: json.loads(line) for line in (tmp_path / "run" / "data" / "test.jsonl").read_text().splitlines()
+    }
     base = [row for row in table if (row["arm"], row["split"]) == ("base", "test")]
     assert {row["document"] for row in base} == set(documents_of)
     assert all(row["n_tokens"] == row["n_bytes"] == len(documents_of[row["document"]]["payload"]["completion"]) for row in base)

@@ -65,7 +65,11 @@ def render(tokenizer: Any, chat: Chat, where: str = "conversation") -> Rendered:
             return _by_marks(template, tokenizer, chat)
         text = _apply(tokenizer, chat.messages, chat.tools)
         spans = _by_prefix(tokenizer, chat, text)
-        return Rendered(text, spans, "prefix") if spans is not None else Rendered(text, _by_offsets(tokenizer, chat, text, where), "offsets")
+        return (
+            Rendered(text, spans, "prefix")
+            if spans is not None
+            else Rendered(text, _by_offsets(tokenizer, chat, text, where), "offsets")
+        )
     except DataError:
         raise
     except Exception as error:  # jinja's own, and whatever a template raises with raise_exception

@@ -127,7 +127,10 @@ def _tokens(tokenizer: Any, document: Document, tokens: Tokens) -> Encoded:
     ids = np.array(tokens.input_ids, dtype=np.int64)
     size = len(tokenizer)
     if ids.max() >= size:
-        raise DataError("tokens/vocabulary", f"Document {shown(document.id)}: id {ids.max()} is not in the tokenizer's vocabulary of {size:,}; it was made by another tokenizer.")
+        raise DataError(
+            "tokens/vocabulary",
+            f"Document {shown(document.id)}: id {ids.max()} is not in the tokenizer's vocabulary of {size:,}; it was made by another tokenizer.",
+        )
     labels = ids.copy() if tokens.labels is None else np.array(tokens.labels, dtype=np.int64)
     labels[:1] = IGNORE
     special = set(tokenizer.all_special_ids)

@@ -35,7 +35,10 @@ class HubSource:
 def parse(source: str) -> HubSource:
     match = _SOURCE.fullmatch(source)
     if match is None:
-        raise DataError("data/hub-source", f"{one_line(source, 120)}: write a Hub data set as hub:org/name, hub:org/name@revision or hub:org/name@revision:split.")
+        raise DataError(
+            "data/hub-source",
+            f"{one_line(source, 120)}: write a Hub data set as hub:org/name, hub:org/name@revision or hub:org/name@revision:split.",
+        )
     return HubSource(match["repo"], match["folder"], match["revision"], match["split"] or "train")
 
 
@@ -57,7 +60,9 @@ def _fetch(asked: HubSource, offline: bool) -> list[Path]:
 
     endpoint = os.environ.get("HF_ENDPOINT")
     if offline:
-        root = Path(snapshot_download(asked.repo, repo_type="dataset", revision=asked.revision, local_files_only=True, endpoint=endpoint))
+        root = Path(
+            snapshot_download(asked.repo, repo_type="dataset", revision=asked.revision, local_files_only=True, endpoint=endpoint)
+        )
         names = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
         return [root / name for name in choose(asked, names)]
     info = HfApi(endpoint=endpoint).repo_info(asked.repo, repo_type="dataset", revision=asked.revision)
@@ -71,15 +76,24 @@ def choose(asked: HubSource, names: Sequence[str]) -> list[str]:
     if asked.folder:
         data = [name for name in data if name.startswith(asked.folder.rstrip("/") + "/")]
     named = {name: _split_of(name) for name in data}
-    chosen = [name for name in data if named[name] == asked.split] or ([] if any(named.values()) or asked.split != "train" else data)
+    chosen = [name for name in data if named[name] == asked.split] or (
+        [] if any(named.values()) or asked.split != "train" else data
+    )
     if not chosen:
         splits = sorted({split for split in named.values() if split}) or (["train"] if data else [])
-        held = f"it has the splits {', '.join(splits)}" if splits else f"it holds {', '.join(one_line(n, 60) for n in list(names)[:5]) or 'nothing'}"
+        held = (
+            f"it has the splits {', '.join(splits)}"
+            if splits
+            else f"it holds {', '.join(one_line(n, 60) for n in list(names)[:5]) or 'nothing'}"
+        )
         raise DataError("data/hub-split", f"{asked.repo}: no data file of the split `{asked.split}`; {held}.")
     folders = sorted({PurePosixPath(name).parent.as_posix() for name in chosen})
     if len(folders) > 1:
         some = ", ".join(one_line(folder, 60) for folder in folders[:8])
-        raise DataError("data/hub-folders", f"{asked.repo}: its `{asked.split}` files lie in {len(folders)} folders ({some}); name one: hub:{asked.repo}/FOLDER.")
+        raise DataError(
+            "data/hub-folders",
+            f"{asked.repo}: its `{asked.split}` files lie in {len(folders)} folders ({some}); name one: hub:{asked.repo}/FOLDER.",
+        )
     return chosen
 
 

@@ -166,7 +166,9 @@ def _content(cells: _Cells, part: str, number: int, content: object) -> str:
     return check_text(content, cells.where)
 
 
-def _chat(cells: _Cells, part: str, messages: list[dict[str, Any]], tools: tuple[Mapping[str, Any], ...] | None, context: int = 0) -> Payload:
+def _chat(
+    cells: _Cells, part: str, messages: list[dict[str, Any]], tools: tuple[Mapping[str, Any], ...] | None, context: int = 0
+) -> Payload:
     chat = Chat(tuple(messages), tools, context)
     if not chat.learned():
         raise cells.wrong(part, "a conversation with an assistant's turn to learn", messages)

@@ -110,7 +110,6 @@ def report(facts: TokenFacts) -> TokenReport:
     )  # fmt: skip
 
 
-
 def _some(rows: Sequence[TokenRow]) -> str:
     return ", ".join(shown(row.id) for row in rows[:3])
 
@@ -147,7 +146,9 @@ def end_not_learned(facts: TokenFacts) -> str | None:
 @check("E02", "warning")
 def prompt_differs(facts: TokenFacts) -> str | None:
     """Only of conversations: a prompt whose last token merges with the completion is E05."""
-    pairs = [(d, row) for d, row in zip(facts.documents, facts.rows, strict=True) if isinstance(d.payload, Chat) and not row.straddling]
+    pairs = [
+        (d, row) for d, row in zip(facts.documents, facts.rows, strict=True) if isinstance(d.payload, Chat) and not row.straddling
+    ]
     other = []
     for document, row in pairs[:_PROMPTS_COMPARED]:
         given = prompt_ids(facts.tokenizer, document)
@@ -175,7 +176,9 @@ def template_unused(facts: TokenFacts) -> str | None:
 @check("E03", "error")
 def two_bos(facts: TokenFacts) -> str | None:
     bos = facts.tokenizer.bos_token_id
-    twice = [row for row in facts.rows if bos is not None and len(row.input_ids) > 1 and row.input_ids[0] == row.input_ids[1] == bos]
+    twice = [
+        row for row in facts.rows if bos is not None and len(row.input_ids) > 1 and row.input_ids[0] == row.input_ids[1] == bos
+    ]
     if not twice:
         return None
     return f"{len(twice)} of {len(facts.rows)} rows begin with two beginning-of-text tokens (first: {_some(twice)}); take one out of the data or the template."

@@ -63,6 +63,12 @@ def require_true_loss(model: nn.Module, row: TokenRow, chunked: bool) -> None:
     part = TokenRow(row.id, row.input_ids[begin : begin + _ROW_TOKENS], row.labels[begin : begin + _ROW_TOKENS])
     error = loss_error(model, part, lambda m, ids, labels: sum_nll(m, ids, labels, chunked))
     if error > TOLERANCE:
-        raise ModelError("E11", f"The training loss of this model is {error:.0%} away from the NLL of the next token; its head or its labels are out of step.")
+        raise ModelError(
+            "E11",
+            f"The training loss of this model is {error:.0%} away from the NLL of the next token; its head or its labels are out of step.",
+        )
     if padding_error(model, part) > TOLERANCE:
-        raise ModelError("E13", "The logits of this model change when a row is padded on the right, so the loss would depend on the batch; it is not causal.")
+        raise ModelError(
+            "E13",
+            "The logits of this model change when a row is padded on the right, so the loss would depend on the batch; it is not causal.",
+        )

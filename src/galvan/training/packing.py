@@ -87,9 +87,14 @@ def contamination(model: nn.Module, vocabulary: int) -> float:
         first, second = (np.arange(n) * 7919 % vocabulary for n in (5, 6))
         logits = []
         for start in (0, vocabulary // 2):
-            rows = [TokenRow("first", np.asarray((first + start) % vocabulary, dtype=np.int64), first), TokenRow("second", second, second)]
+            rows = [
+                TokenRow("first", np.asarray((first + start) % vocabulary, dtype=np.int64), first),
+                TokenRow("second", second, second),
+            ]
             one = collate_packs([rows[:2]], device)
-            logits.append(model(input_ids=one.input_ids, position_ids=one.position_ids, use_cache=False).logits[0, len(first) :].float())
+            logits.append(
+                model(input_ids=one.input_ids, position_ids=one.position_ids, use_cache=False).logits[0, len(first) :].float()
+            )
         return float((logits[0] - logits[1]).abs().max())
     finally:
         for module, mode in modes:
@@ -108,4 +113,6 @@ def resets_attention(model: nn.Module) -> bool:
 def require_reset(model: nn.Module) -> None:
     """ModelError unless this model keeps packed documents apart."""
     if not resets_attention(model):
-        raise ModelError("E08", "training.packing is on, but in this model a packed document changes the next one's logits; set it to false.")
+        raise ModelError(
+            "E08", "training.packing is on, but in this model a packed document changes the next one's logits; set it to false."
+        )
