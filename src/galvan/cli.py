@@ -93,9 +93,12 @@ def plan(
 
 
 @app.command()
-def prepare(recipe_file: RecipeFile, settings: Set = None, out: Out = None, json: Json = False, quiet: Quiet = False, offline: Offline = False) -> None:
-    """Read, clean, cut, split and audit the text; nothing is trained. Example: galvan prepare recipe.yaml"""
-    _stages(recipe_file, settings, out, quiet or json, offline, train=False)(json)
+def prepare(
+    recipe_file: RecipeFile, settings: Set = None, out: Out = None, json: Json = False, quiet: Quiet = False, offline: Offline = False,
+    show: Annotated[int, typer.Option("--show", metavar="N", min=0, help="Print the first N training rows as tokens: trained, masked or cut.")] = 0,
+) -> None:  # fmt: skip
+    """Read, clean, cut, split and audit the text; nothing is trained. Example: galvan prepare recipe.yaml --show 3"""
+    _stages(recipe_file, settings, out, quiet or json, offline, train=False, rows=show)(json)
 
 
 @app.command()
@@ -194,7 +197,7 @@ def doctor(json: Json = False) -> None:
     print(examine().to_json() if json else examine().to_text())
 
 
-def _stages(recipe_file: Path, settings: list[str] | None, out: Path | None, quiet: bool, offline: bool, train: bool) -> Callable[[bool], None]:
+def _stages(recipe_file: Path, settings: list[str] | None, out: Path | None, quiet: bool, offline: bool, train: bool, rows: int = 0) -> Callable[[bool], None]:
     from galvan import recipe
     from galvan.run import read_json, to_json
 
@@ -209,10 +212,18 @@ def _stages(recipe_file: Path, settings: list[str] | None, out: Path | None, qui
                 story.train()
 
     def show(as_json: bool) -> None:
-        result = {"run": str(story.folder), "audit": read_json(story.folder / "audit.json")}
+        result = {"run": str(story.folder), "audit": read_json(story.folder / "audit.json"), "tokens": read_json(story.folder / "tokens.json")}
+        seen = story.show(rows) if rows else []
+        if as_json and rows:
+            result["rows"] = seen
+        elif rows:
+            from galvan.data.show import to_terminal
+
+            print(to_terminal(seen, sys.stdout.isatty() and not os.environ.get("NO_COLOR")))
         if train:
             result["training"] = read_json(story.folder / "training.json")
         print(to_json(result) if as_json else _stage_summary(result))
+        story.preflight()
 
     return show
 
@@ -225,6 +236,7 @@ def _stage_summary(result: dict[str, Any]) -> str:
     lines += [f"  {name}: {part['documents']:,} documents, {part['tokens']['total']:,} tokens" for name, part in audit["splits"].items() if part["documents"]]
     lines += [f"  left out, {reason}: {removed['count']:,}" for reason, removed in audit["removed"].items()]
     lines += [f"warning[{warning['code']}]: {warning['message']}" for warning in audit["warnings"]]
+    lines += [f"{notice['level']}[{notice['code']}]: {notice['message']}" for notice in result["tokens"]["notices"] if notice["level"] == "warning"]
     if "training" in result:
         t = result["training"]
         lines.append(f"Trained {t['trainable_parameters']:,} of {t['total_parameters']:,} parameters for {t['steps']:,} steps, {t['tokens']:,} tokens.")

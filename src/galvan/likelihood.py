@@ -68,27 +68,28 @@ def causal_lm(model: nn.Module) -> PreTrainedModel:
     return inner
 
 
-def _hidden(model: nn.Module, input_ids: Tensor) -> Tensor:
+def _hidden(model: nn.Module, input_ids: Tensor, position_ids: Tensor | None = None) -> Tensor:
     # No mask: rows are padded on the right, and a causal model cannot look there.
     decoder = causal_lm(model).get_decoder()
-    return decoder(input_ids=input_ids, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+    return decoder(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
 
 
-def sum_nll(model: nn.Module, input_ids: Tensor, labels: Tensor, chunked: bool) -> Tensor:
+def sum_nll(model: nn.Module, input_ids: Tensor, labels: Tensor, chunked: bool, position_ids: Tensor | None = None) -> Tensor:
     """Differentiable sum of NLLs in nats, scalar float32.
 
     `input_ids` and `labels` are [B, T], padded on the right; `labels[b, t]` is the token at t or IGNORE. Position t is
-    predicted from positions before t, so the first column is never a target.
+    predicted from positions before t, so the first column is never a target. `position_ids` [B, T] that begin again at 0 keep packed
+    documents apart: transformers then lets none attend to another (`training.packing.resets_attention` proves it on a live model).
     """
     targets = labels[:, 1:]
     wanted = targets != IGNORE
     if chunked:
-        hidden = _hidden(model, input_ids)[:, :-1][wanted]
+        hidden = _hidden(model, input_ids, position_ids)[:, :-1][wanted]
         weight = causal_lm(model).get_output_embeddings().weight
         if not torch.is_grad_enabled():
             weight = weight.detach()  # autograd asks for its gradient otherwise, and the forward pass would form it
         return _ChunkedNLL.apply(hidden, weight, targets[wanted])  # type: ignore
-    logits = model(input_ids=input_ids, use_cache=False).logits[:, :-1][wanted].float()
+    logits = model(input_ids=input_ids, position_ids=position_ids, use_cache=False).logits[:, :-1][wanted].float()
     return F.cross_entropy(logits, targets[wanted], reduction="sum")
 
 

@@ -25,6 +25,11 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 
+Part = Literal[
+    "text", "prompt", "completion", "messages", "conversations", "instruction", "input", "output", "system", "history", "tools",
+    "input_ids", "labels",
+]  # fmt: skip
+
 LARGEST_RECIPE = 1 << 16  # bytes; a bigger file is a text that was given by mistake, and YAML would chew on it for minutes
 
 
@@ -59,10 +64,15 @@ class Data(Section):
 
     source: str = Field(
         "galvan/letters",
-        description="A csv, tsv, jsonl, json, parquet or txt file, a folder of txt files, `gutenberg:84`, or the bundled "
-        "`galvan/letters`.",
+        description="A csv, tsv, jsonl, json, parquet or txt file, a folder of txt files, a pattern such as `letters/*.jsonl`, a Hub data "
+        "set `hub:org/name@revision:split`, `gutenberg:84`, or the bundled `galvan/letters`.",
     )
     column: str = Field("text", description="The column (or key) that holds the text.")
+    columns: dict[Part, str] = Field(
+        default_factory=dict,
+        description="Where rows are prompts with completions, conversations or token ids, their shape is detected by the columns; this says "
+        "which column holds which part, for example {prompt: question, completion: answer}.",
+    )
     document_tokens: Annotated[int, Field(ge=16)] = Field(
         512, description="Longer texts are cut at sentence ends into documents of at most this many tokens."
     )
@@ -70,6 +80,10 @@ class Data(Section):
     maximum_documents: Positive | None = Field(None, description="Use only the first so many documents; null means all.")
     strip_gutenberg: bool = Field(True, description="Remove Project Gutenberg's header and footer where its markers are found.")
     split: Split = Field(default_factory=Split, description="How documents are divided.")
+
+    @property
+    def mapping(self) -> dict[str, str]:
+        return {str(part): column for part, column in self.columns.items()}
 
 
 class Model(Section):
@@ -111,6 +125,10 @@ class Training(Section):
     )
     document_tokens: Positive | None = Field(
         None, description="Documents are truncated to this many tokens in training; null means data.document_tokens plus BOS and EOS."
+    )
+    packing: bool = Field(
+        False,
+        description="Put several documents into one row, each with positions and attention of its own: less padding, the same gradient.",
     )
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="How the learning rate falls after warm-up.")
     warmup_ratio: Fraction = Field(0.05, description="Share of the steps in which the learning rate rises to its peak.")

@@ -22,10 +22,13 @@ from typing import Any, BinaryIO
 
 from pydantic import BaseModel
 
+from galvan import payload as payloads
 from galvan.errors import DataError, RecipeError, ResourceError
+from galvan.payload import Payload
 from galvan.text import json_shown, shown
 
 SCHEMA_VERSION = 1
+_LEFT_OUT = {"left out of JSON if None": True}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -33,7 +36,8 @@ class Document:
     """One text: the unit of every measurement.
 
     `source` is the book, letter or file that it comes from and `position` its place in there, so that neighbours are known;
-    `group` is the value of the recipe's group column, where that is another than the source.
+    `group` is the value of the recipe's group column, where that is another than the source. `payload` is what the model sees where
+    that is more than the text; it is not written where there is none.
     """
 
     id: str
@@ -41,6 +45,7 @@ class Document:
     source: str
     position: int
     group: str | None = None
+    payload: Payload | None = dataclasses.field(default=None, metadata=_LEFT_OUT)
 
     @property
     def n_bytes(self) -> int:
@@ -118,7 +123,8 @@ def to_json(value: Any, indent: int | None = 1) -> str:
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        members = ((field, getattr(value, field.name)) for field in dataclasses.fields(value))
+        return {field.name: _plain(member) for field, member in members if member is not None or field.metadata != _LEFT_OUT}
     if isinstance(value, BaseModel):
         return _plain(value.model_dump(mode="json"))
     if isinstance(value, Mapping):
@@ -172,10 +178,10 @@ def read_documents(path: Path) -> list[Document]:
     rows = []
     for number, row in enumerate(read_rows(path), 1):
         try:
-            group = row.get("group")
+            group, payload = row.get("group"), row.get("payload")
             place = (str(row["source"]), int(row["position"]), None if group is None else str(group))
-            rows.append(Document(str(row["id"]), str(row["text"]), *place))
-        except (KeyError, TypeError, ValueError):
+            rows.append(Document(str(row["id"]), str(row["text"]), *place, None if payload is None else payloads.from_json(payload)))
+        except (KeyError, TypeError, ValueError, AttributeError):
             raise DataError("run/damaged", f"{shown(str(path))} line {number}: not a document of ours; run again.") from None
     return rows
 

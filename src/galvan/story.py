@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import glob
 import platform
 import shutil
 from collections.abc import Iterator, Sequence
@@ -33,6 +34,8 @@ from galvan.run import (
 from galvan.text import shown
 
 if TYPE_CHECKING:
+    from galvan.data.show import ShownRow
+    from galvan.data.token_checks import TokenReport
     from galvan.models import Choice, Fingerprints, Located
 
 PROBE_DOCUMENTS = 100  # training documents scored for the train-probe gain (METHODS S1.9)
@@ -94,17 +97,50 @@ class Story:
     # ---- stages ----
 
     def prepare(self) -> None:
-        """data/{train,validation,test}.jsonl and audit.json."""
+        """data/{train,validation,test}.jsonl, audit.json and tokens.json."""
         from galvan.data.prepare import prepare, write
 
         stage = Stage(
             self.folder, "prepare",
-            {"data": self.recipe.data, "seed": self.recipe.seed, "source": self._source_digest(), "tokenizer": self.prints.tokenizer},
+            {
+                "data": self.recipe.data, "seed": self.recipe.seed, "source": self._source_digest(), "tokenizer": self.prints.tokenizer,
+                "template": self.prints.chat_template, "training_tokens": self._training_tokens(), "learn_eos": self.recipe.training.learn_eos,
+            },
         )  # fmt: skip
         if self._reuse(stage):
             return
         stage.begin()
-        stage.finish(write(prepare(self.recipe.data, self.recipe.seed, self._offsets, offline=self.offline), self.folder))
+        prepared = prepare(self.recipe.data, self.recipe.seed, self._offsets, offline=self.offline, decode=self._decode)
+        names = write(prepared, self.folder)
+        tokens = self._token_report(prepared.splits.train)
+        write_json(self.folder / "tokens.json", tokens)
+        if tokens.shape != "plain text":
+            self.progress.say(f"The rows are {tokens.shape}; learned by: {', '.join(tokens.ways)}.")
+        stage.finish([*names, "tokens.json"])
+
+    def _token_report(self, documents: Sequence[Document]) -> TokenReport:
+        from galvan.data.token_checks import TokenFacts, report
+        from galvan.data.tokens import training_rows
+
+        learn_eos = self.recipe.training.learn_eos
+        rows = training_rows(self._tokenizer, documents, self._training_tokens(), learn_eos)
+        return report(TokenFacts(self._tokenizer, documents, rows, learn_eos))
+
+    def preflight(self) -> None:
+        """DataError with the first error that preparing found in the tokens; no model is loaded for it."""
+        path = self.folder / "tokens.json"
+        for notice in read_json(path)["notices"] if path.is_file() else ():
+            if notice["level"] == "error":
+                raise DataError(notice["code"], f"{shown(self.recipe.data.source)}: {notice['message']}")
+
+    def show(self, rows: int) -> list[ShownRow]:
+        """The first training rows, token by token."""
+        from galvan.data.show import shown_row
+        from galvan.data.tokens import training_rows
+
+        documents = read_documents(self.folder / "data" / "train.jsonl")[:rows]
+        whole = training_rows(self._tokenizer, documents, None, self.recipe.training.learn_eos)
+        return [shown_row(self._tokenizer, row, self._training_tokens()) for row in whole]
 
     def scored_tokens(self, split: str) -> list[int]:
         """How many tokens of each document of `split` will be scored, by the first-token rule; no model is needed."""
@@ -116,12 +152,13 @@ class Story:
 
     def take_documents(self, train_data: str | None) -> None:
         """For an adapter from elsewhere: every document of the data judges; nothing trains here."""
-        from galvan.data import clean, cut
+        from galvan.data import clean, cut, shapes
         from galvan.data.read import read
 
         def documents(source: str) -> list[Document]:
             log = clean.Log()
-            rows = cut.in_order(clean.clean(read(source, self.recipe.data.column, offline=self.offline), log))
+            found = read(source, self.recipe.data.column, offline=self.offline, mapping=self.recipe.data.mapping)
+            rows = cut.in_order(clean.clean(shapes.decoded(found, self._decode), log))
             pieces = clean.long_enough(cut.cut(rows, self.recipe.data.document_tokens, self._offsets), self.recipe.data.minimum_words, log)
             return [document for document, _ in cut.to_documents(clean.first(pieces, self.recipe.data.maximum_documents, log))]
 
@@ -134,6 +171,7 @@ class Story:
 
     def train(self) -> None:
         """adapter/ (or model/), training.jsonl, curves.jsonl, training.json."""
+        self.preflight()
         settings = self.recipe.training
         target = "adapter" if settings.method == "lora" else "model"
         stage = Stage(
@@ -309,6 +347,9 @@ class Story:
         encoded = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False)
         return list(encoded["offset_mapping"])
 
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
     def _training_tokens(self) -> int:
         """Ids a training row may have: what the recipe says, and never more than the model has positions for."""
         asked = self.recipe.training.document_tokens or self.recipe.data.document_tokens + 2
@@ -331,13 +372,17 @@ class Story:
 
     def _source_digest(self) -> str:
         """sha256 of everything that `data.source` names."""
-        from galvan.data import gutenberg
-        from galvan.data.read import BUNDLED
+        from galvan.data import gutenberg, hub
+        from galvan.data.read import BUNDLED, matching
 
         source = self.recipe.data.source
         if source in BUNDLED:
             with as_file(files("galvan") / "assets" / BUNDLED[source]) as path:
                 return sha256_file(path)
+        if source.startswith(hub.PREFIX):
+            return fingerprint({path.name: sha256_file(path) for path in hub.fetch(source, offline=self.offline)})
+        if glob.has_magic(source) and not Path(source).expanduser().exists():
+            return fingerprint({str(path): sha256_file(path) for path in matching(source)})
         path = gutenberg.fetch(source, offline=self.offline) if source.startswith(gutenberg.PREFIX) else Path(source).expanduser()
         if path.is_dir():
             return fingerprint({str(p.relative_to(path)): sha256_file(p) for p in sorted(path.rglob("*.txt")) if p.is_file()})
@@ -351,6 +396,7 @@ class Story:
 
     def _write_provenance(self) -> None:
         from galvan.data.tokens import first_token_rule
+        from galvan.measure.scoring import scoring_rule
 
         assert self.tuned is not None
         weights = {p.name: sha256_file(p) for p in sorted(self.tuned.path.glob("*.safetensors"))}
@@ -363,7 +409,8 @@ class Story:
                 "adapter_sha256": next(iter(weights.values())) if len(weights) == 1 else fingerprint(weights),
                 "data_sha256": fingerprint([sha256_file(self.folder / "data" / f"{n}.jsonl") for n in ("train", "validation", "test")]),
                 "versions": _versions(), "device": self.device, "dtype": self.dtype,
-                "first_token_rule": first_token_rule(self._tokenizer), "context_tokens": self._context(),
+                "first_token_rule": first_token_rule(self._tokenizer),
+                "scored_tokens": scoring_rule(read_documents(self.folder / "data" / "test.jsonl")), "context_tokens": self._context(),
                 "tokens_per_pass": self.recipe.evaluation.tokens_per_pass,
             },
         )  # fmt: skip

@@ -133,7 +133,7 @@ CASES = [
         "letter.docx",
         b"PK",
         "data/unsupported",
-        "letter.docx: galvan reads .csv, .json, .jsonl, .ndjson, .parquet, .tsv, .txt, these with .gz, and folders of .txt; save it as one.",
+        "letter.docx: galvan reads .csv, .json, .jsonl, .ndjson, .parquet, .tsv, .txt, these with .gz or .zst, and folders of .txt; save it as one.",
     ),
 ]
 

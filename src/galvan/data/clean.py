@@ -42,7 +42,7 @@ class Log:
 def strip_gutenberg(rows: Iterable[Row], log: Log) -> Iterator[Row]:
     """Rows without Project Gutenberg's header and footer; a text without the markers is left as it is."""
     for row in rows:
-        text, found = gutenberg.strip(row.text)
+        text, found = gutenberg.strip(row.text) if row.payload is None else (row.text, False)
         log.gutenberg_stripped += found
         yield row.with_text(text) if found else row
 
@@ -55,12 +55,12 @@ def clean(rows: Iterable[Row], log: Log) -> Iterator[Row]:
     first_at: dict[bytes, str] = {}
     for row in rows:
         log.rows_read += 1
-        text = tidy(row.text)
+        text = tidy(row.text) if row.payload is None else row.text  # what a template or tokenizer made stays as it is
         log.rows_tidied += text != row.text
         if not text:
             log.remove("empty", row.where, text)
             continue
-        letters = text.encode("utf-8").translate(None, b" \t\n")
+        letters = (text if row.payload is None else repr(row.payload)).encode("utf-8", "backslashreplace").translate(None, b" \t\n")
         key = hashlib.blake2b(letters, digest_size=16).digest()
         first = first_at.setdefault(key, row.where)
         if first is not row.where:
@@ -73,7 +73,7 @@ def long_enough(pieces: Iterable[Piece], minimum_words: int, log: Log) -> Iterat
     """The pieces of at least `minimum_words` words."""
     for piece in pieces:
         beginning = piece.text[: 50 * minimum_words]
-        if len(words(beginning)) >= minimum_words or len(words(piece.text)) >= minimum_words:
+        if piece.row.payload is not None or len(words(beginning)) >= minimum_words or len(words(piece.text)) >= minimum_words:
             yield piece
         else:
             log.remove("too short", piece.row.where, piece.text)

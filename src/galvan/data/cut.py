@@ -46,8 +46,11 @@ def in_order(rows: Iterable[Row]) -> list[Row]:
 
 
 def cut(rows: Iterable[Row], budget_tokens: int, offsets: Offsets) -> Iterator[Piece]:
-    """Every row whole if it has at most `budget_tokens` tokens, in pieces if it has more."""
+    """Every row whole if it has at most `budget_tokens` tokens, in pieces if it has more; only plain text can be cut."""
     for row in rows:
+        if row.payload is not None:
+            yield Piece(row, row.text, 0, len(offsets(row.text)))
+            continue
         tokens = len(offsets(row.text)) if len(row.text) <= _WINDOW_CHARACTERS else budget_tokens + 1
         if tokens <= budget_tokens:
             yield Piece(row, row.text, 0, tokens)
@@ -144,7 +147,7 @@ def to_documents(parts: Iterable[Piece]) -> list[tuple[Document, Piece]]:
             slugs[source] = _slug(source, taken)
         counts[source] = counts.get(source, 0) + 1
         name = f"{slugs[source]}:{part.row.position}" + (f".{part.number}" if part.number else "")
-        documents.append((Document(name, part.text, source, counts[source], part.row.group), part))
+        documents.append((Document(name, part.text, source, counts[source], part.row.group, part.row.payload), part))
     return documents
 
 

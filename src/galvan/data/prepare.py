@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from galvan import recipe
-from galvan.data import clean, cut
+from galvan.data import clean, cut, shapes
 from galvan.data.audit import audit
 from galvan.data.facts import Audit
 from galvan.data.read import read
@@ -23,14 +23,18 @@ class Prepared:
     n_tokens: dict[str, int]
 
 
-def prepare(data: recipe.Data, seed: int, offsets: cut.Offsets, *, offline: bool = False) -> Prepared:
+def prepare(
+    data: recipe.Data, seed: int, offsets: cut.Offsets, *, offline: bool = False, decode: shapes.Decode | None = None
+) -> Prepared:
     """Documents of at most `data.document_tokens` tokens, divided and audited.
 
-    `offsets` gives the character spans of a text's tokens without special tokens. Raises DataError, ResourceError.
+    `offsets` gives the character spans of a text's tokens without special tokens, `decode` the text of ids. Raises DataError, ResourceError.
     """
     log = clean.Log()
     group = data.split.group if data.split.by == "group" else None
-    rows = read(data.source, data.column, group=group, offline=offline)
+    rows = read(data.source, data.column, group=group, offline=offline, mapping=data.mapping)
+    if decode is not None:
+        rows = shapes.decoded(rows, decode)
     if data.strip_gutenberg:
         rows = clean.strip_gutenberg(rows, log)
     rows = clean.clean(rows, log)

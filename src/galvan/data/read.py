@@ -2,35 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import glob
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 
-from galvan.data import gutenberg
-from galvan.data.files import kind_of, unreadable, whole
-from galvan.data.rows import Columns, Row, check_text, make_row, one_line, writable
+from galvan.data import gutenberg, hub, shapes
+from galvan.data.columns import BY_NAME, SHAPES, Columns
+from galvan.data.files import PACKED, kind_of, unreadable, whole
+from galvan.data.rows import Row, check_text, make_row, one_line, require_columns, writable
 from galvan.data.tables import READERS
 from galvan.errors import DataError
 
 BUNDLED = {"galvan/letters": "letters.csv", "galvan/plain": "plain.jsonl"}
 
 
-def read(source: str, column: str = "text", *, group: str | None = None, offline: bool = False) -> Iterator[Row]:
+def read(
+    source: str, column: str = "text", *, group: str | None = None, offline: bool = False, mapping: Mapping[str, str] | None = None
+) -> Iterator[Row]:
     """The rows of `source`, in its own order, one at a time.
 
-    `source` is a csv, tsv, jsonl, json, parquet or txt file (all but parquet also with .gz), a folder of txt files,
-    `gutenberg:84`, `galvan/letters` or `galvan/plain`. `column` holds the text; the columns `source` and `position` are
-    used where they are found. `group` names one more column whose value is kept (None or "source": none is).
+    `source` is a csv, tsv, jsonl, json, parquet or txt file (all but parquet also with .gz or .zst), a folder of txt files, a pattern
+    such as `letters/*.jsonl`, a Hub data set `hub:org/name@revision:split`, `gutenberg:84`, `galvan/letters` or `galvan/plain`.
+    `column` holds the text; where it is not there, the shape of the rows is detected by their keys (see `columns.SHAPES`), and `mapping`
+    says in which column a part stands. The columns `source` and `position` are used where they are found. `group` names one more column
+    whose value is kept (None or "source": none is).
 
     Raises DataError with file and line, ResourceError when Project Gutenberg cannot be reached.
     """
-    columns = Columns(column, None if group == "source" else group)
+    columns = Columns(column, None if group == "source" else group, _known_parts(mapping or {}))
     found = False
     for row in _rows(source, columns, offline):
         found = True
         yield row
     if not found:
         raise DataError("data/empty", f"{one_line(source)}: no row of text was found in it.")
+
+
+def _known_parts(mapping: Mapping[str, str]) -> Mapping[str, str]:
+    if mapping and not any(set(mapping) <= set(shape.parts) for shape in SHAPES):
+        known = "; ".join(f"{shape.name}: {', '.join(shape.parts)}" for shape in BY_NAME.values())
+        raise DataError("data/columns", f"data.columns: no kind of row has the parts {', '.join(f'`{one_line(p, 40)}`' for p in mapping)}; there are {known}.")
+    return mapping
 
 
 def _rows(source: str, columns: Columns, offline: bool) -> Iterator[Row]:
@@ -42,13 +55,29 @@ def _rows(source: str, columns: Columns, offline: bool) -> Iterator[Row]:
     elif source.startswith(gutenberg.PREFIX):
         path = gutenberg.fetch(source, offline=offline)
         yield _book(path, source, columns, source.replace(":", "-"))
+    elif source.startswith(hub.PREFIX):
+        for path in hub.fetch(source, offline=offline):
+            yield from _file(path, f"{source} {path.name}", columns)
+    elif glob.has_magic(source) and not Path(source).expanduser().exists():
+        for path in matching(source):
+            yield from _file(path, one_line(str(path)), columns)
     else:
         path, name = Path(source).expanduser(), one_line(source)
         yield from (_folder if kind_of(path, name) == "folder" else _file)(path, name, columns)
 
 
+def matching(pattern: str) -> list[Path]:
+    """The files that `pattern` names, sorted; DataError if there is none."""
+    found = sorted(Path(name) for name in glob.glob(str(Path(pattern).expanduser()), recursive=True))  # noqa: PTH207
+    files = [path for path in found if path.is_file()]
+    if not files:
+        raise DataError("data/missing", f"{one_line(pattern)}: no file matches this pattern; check data.source.")
+    return files
+
+
 def _file(path: Path, name: str, columns: Columns) -> Iterator[Row]:
-    bare = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    kind_of(path, name)
+    bare = path.with_suffix("") if path.suffix.lower() in PACKED else path
     suffix = bare.suffix.lower()
     if suffix == ".txt":
         yield _book(path, name, columns, writable(bare.stem))
@@ -56,12 +85,17 @@ def _file(path: Path, name: str, columns: Columns) -> Iterator[Row]:
         yield from _table(path, name, columns, writable(bare.stem), suffix)
     else:
         known = ", ".join(sorted({*READERS, ".txt"}))
-        raise DataError("data/unsupported", f"{name}: galvan reads {known}, these with .gz, and folders of .txt; save it as one.")
+        raise DataError("data/unsupported", f"{name}: galvan reads {known}, these with .gz or .zst, and folders of .txt; save it as one.")
 
 
 def _table(path: Path, name: str, columns: Columns, stem: str, suffix: str | None = None) -> Iterator[Row]:
     for number, record in enumerate(READERS[suffix or path.suffix](path, name, columns), 1):
-        yield make_row(record.values, columns, f"{name} {record.place}", stem, number)
+        if number == 1:
+            columns = columns.settled(record.values)
+        where = f"{name} {record.place}"
+        if columns.shape.name != "text":
+            require_columns(columns, record.values, where)
+        yield make_row(record.values, columns, where, stem, number, shapes.payload(record.values, columns, where))
 
 
 def _book(path: Path, name: str, columns: Columns, source: str) -> Row:

@@ -6,7 +6,9 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from galvan.data.columns import Columns
 from galvan.errors import DataError
+from galvan.payload import Payload, learned_text
 from galvan.text import shown
 
 ROW_LIMIT = 5_000_000  # characters; a longer table row is an open quote or not a table (whole txt files may be longer)
@@ -22,21 +24,10 @@ class Row:
     position: int
     where: str
     group: str | None = None
+    payload: Payload | None = None
 
     def with_text(self, text: str) -> Row:
-        return Row(text, self.source, self.position, self.where, self.group)  # dataclasses.replace is five times slower
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """The columns that are asked for by name; `source` and `position` are used where they are found."""
-
-    text: str = "text"
-    group: str | None = None
-
-    @property
-    def required(self) -> tuple[str, ...]:
-        return (self.text,) if self.group is None else (self.text, self.group)
+        return Row(text, self.source, self.position, self.where, self.group, self.payload)  # dataclasses.replace is five times slower
 
 
 def one_line(name: str, limit: int | None = None) -> str:
@@ -66,18 +57,22 @@ def require_columns(columns: Columns, found: Iterable[str], where: str) -> None:
         )
 
 
-def make_row(record: Mapping[str, object], columns: Columns, where: str, name: str, number: int) -> Row:
+def make_row(
+    record: Mapping[str, object], columns: Columns, where: str, name: str, number: int, payload: Payload | None = None
+) -> Row:
     """The row that `record` stands for; `name` and `number` are its source and position where it does not say.
 
-    Raises DataError when a column is missing or a value is not what the column promises.
+    Where it is more than a text, `payload` says what. Raises DataError when a column is missing or a value is not what the column promises.
     """
     if any(column not in record for column in columns.required):
         require_columns(columns, record, where)
-    text = _text(record[columns.text], columns.text, where)
+    text = _text(record[columns.text], columns.text, where) if payload is None else learned_text(payload)
+    if len(text) > ROW_LIMIT:
+        raise too_long(where)
     source = _label(record.get("source"), "source", where) if columns.text != "source" else ""
     position = _position(record.get("position"), where) if columns.text != "position" else None
     group = None if columns.group is None else _label(record[columns.group], columns.group, where)
-    return Row(text, source or name, number if position is None else position, where, group)
+    return Row(text, source or name, number if position is None else position, where, group, payload)
 
 
 def check_text(text: str, where: str) -> str:

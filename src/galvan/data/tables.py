@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from galvan.data.columns import Columns
 from galvan.data.files import lines, whole
-from galvan.data.rows import ROW_LIMIT, Columns, one_line, require_columns, too_long
+from galvan.data.rows import ROW_LIMIT, one_line, require_columns, too_long
 from galvan.errors import DataError
 
 
@@ -42,7 +43,7 @@ def csv_records(path: Path, name: str, columns: Columns, delimiter: str = ",") -
         if not cells:  # a blank line
             continue
         if header is None:
-            header = cells
+            header, columns = cells, columns.settled(cells)
             require_columns(columns, header, f"{name} line {line}")
             _refuse_twins(header, columns, f"{name} line {line}")
         elif len(cells) != len(header):
@@ -136,9 +137,10 @@ def parquet_records(path: Path, name: str, columns: Columns) -> Iterator[Record]
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             found = file.schema_arrow.names
+            columns = columns.settled(found)
             require_columns(columns, found, name)
             _refuse_twins(found, columns, name)
-            wanted = [column for column in dict.fromkeys((*columns.required, "source", "position")) if column in found]
+            wanted = [column for column in columns.wanted if column in found]
             for batch in file.iter_batches(batch_size=1024, columns=wanted):
                 for values in batch.to_pylist():
                     number += 1

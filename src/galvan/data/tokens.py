@@ -30,6 +30,9 @@ class TokenRow:
     input_ids: Ids
     labels: Ids
     cut_tokens: int = 0
+    cut_supervised: int = 0  # of the cut tokens, those that would have been learned
+    way: str = "text"  # how the learned part was found
+    straddling: int = 0  # tokens that hold characters of prompt and completion both
 
     @property
     def n_supervised(self) -> int:
@@ -67,17 +70,28 @@ def first_token_bytes(tokenizer: Any, text: str) -> int:
 
 
 def training_rows(tokenizer: Any, documents: Sequence[Document], max_tokens: int | None, learn_eos: bool) -> list[TokenRow]:
-    """Rows for plain text: BOS by the first-token rule, the text, EOS if `learn_eos`; at most `max_tokens` ids each.
+    """Rows of at most `max_tokens` ids each. Plain text: BOS by the first-token rule, the text, EOS if `learn_eos`; see `encode` for
+    the other shapes.
 
     Truncation cuts the tail, EOS with it: a text whose end was not seen must not teach that it ended.
     """
+    from galvan.data.encode import encode
+
     bos = [tokenizer.bos_token_id] if adds_bos(tokenizer) else []
     eos = [tokenizer.eos_token_id] if learn_eos and tokenizer.eos_token_id is not None else []
+    plain = iter(encode_texts(tokenizer, [d.text for d in documents if d.payload is None]))
     rows = []
-    for document, ids in zip(documents, encode_texts(tokenizer, [d.text for d in documents]), strict=True):
+    for document in documents:
+        if document.payload is not None:
+            e = encode(tokenizer, document, learn_eos)
+            end = len(e.input_ids) if max_tokens is None else min(max_tokens, len(e.input_ids))
+            lost = int((e.labels[max(1, end) :] != IGNORE).sum())
+            rows.append(TokenRow(document.id, e.input_ids[:end], e.labels[:end], len(e.input_ids) - end, lost, e.way, e.straddling))
+            continue
+        ids = next(plain)
         whole = np.concatenate([np.array(bos, dtype=np.int64), ids, np.array(eos, dtype=np.int64)])
         kept = whole if max_tokens is None else whole[:max_tokens]
         labels = kept.copy()
         labels[:1] = IGNORE
-        rows.append(TokenRow(document.id, kept, labels, len(whole) - len(kept)))
+        rows.append(TokenRow(document.id, kept, labels, len(whole) - len(kept), len(whole) - len(kept)))
     return rows

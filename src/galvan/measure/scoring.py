@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import nn
 
+from galvan.data.encode import Encoded, encode
 from galvan.data.tokens import Ids, adds_bos, encode_texts, first_token_bytes
 from galvan.errors import DataError
 from galvan.likelihood import supports_chunks, token_nll
@@ -30,7 +31,8 @@ from galvan.text import shown
 class Score:
     """One document under one arm. `nll_nats` is the float64 sum of `token_nll_nats` (float32, one a scored token).
 
-    `n_bytes` are the UTF-8 bytes of the scored text: without those of a first token that is context only.
+    `n_bytes` are the UTF-8 bytes of the scored text: without those of a first token that is context only. Of a document with a prompt
+    or a conversation only the tokens of what is learned are scored, given all before them.
     """
 
     arm: str
@@ -73,24 +75,38 @@ def score(
     progress = progress or Silent()
     bos = [tokenizer.bos_token_id] if adds_bos(tokenizer) else []
     eos = [tokenizer.eos_token_id] if score_eos and tokenizer.eos_token_id is not None else []
-    encoded = encode_texts(tokenizer, [d.text for d in documents])
-    sequences = [np.concatenate([np.array(bos, np.int64), ids, np.array(eos, np.int64)]) for ids in encoded]
-    for document, sequence in zip(documents, sequences, strict=True):
-        if len(sequence) - len(eos) < 2:
+    parts: list[Encoded | None] = [None if d.payload is None else encode(tokenizer, d, learn_eos=False) for d in documents]
+    texts = iter(encode_texts(tokenizer, [d.text for d in documents if d.payload is None]))
+    sequences = [np.concatenate([np.array(bos, np.int64), next(texts), np.array(eos, np.int64)]) if p is None else p.input_ids for p in parts]
+    for document, sequence, part in zip(documents, sequences, parts, strict=True):
+        if not part.scored.any() if part is not None else len(sequence) - len(eos) < 2:
             raise DataError("data/too-short", f"Document {shown(document.id)} has no token that could be scored; remove it from the data.")
     progress.start(f"Scoring {arm}", sum(len(s) - 1 for s in sequences), "token")
     nll = _sequence_nll(model, sequences, context_tokens, tokens_per_pass, progress)
     rows = []
-    for document, values in zip(documents, nll, strict=True):
-        text_nll = values[: len(values) - len(eos)]
-        context_bytes = 0 if bos else first_token_bytes(tokenizer, document.text)
+    for document, part, values in zip(documents, parts, nll, strict=True):
+        text_nll = values[: len(values) - len(eos)] if part is None else values[part.scored[1:]]
+        n_bytes = _text_bytes(tokenizer, document, bool(bos)) if part is None else part.n_bytes
+        ending = float(values[-1]) if eos and part is None else None
         rows.append(
             Score(
-                arm, document.id, document.source, document.position, split, len(text_nll), document.n_bytes - context_bytes,
-                float(text_nll.astype(np.float64).sum()), text_nll.tolist(), float(values[-1]) if eos else None,
+                arm, document.id, document.source, document.position, split, len(text_nll), n_bytes,
+                float(text_nll.astype(np.float64).sum()), text_nll.tolist(), ending,
             )
         )  # fmt: skip
     return rows
+
+
+def _text_bytes(tokenizer: Any, document: Document, has_bos: bool) -> int:
+    return document.n_bytes - (0 if has_bos else first_token_bytes(tokenizer, document.text))
+
+
+def scoring_rule(documents: Iterable[Document]) -> str:
+    """Which tokens enter the figures, in words, for the record."""
+    shaped = {document.payload is not None for document in documents}
+    if shaped == {True}:
+        return "tokens of the completion only"
+    return "tokens of the completion only, of plain texts every token" if len(shaped) == 2 else "every token of the text"
 
 
 def _sequence_nll(model: nn.Module, sequences: Sequence[Ids], context: int, budget: int, progress: Progress) -> list[np.ndarray]:
@@ -124,7 +140,7 @@ def _sequence_nll(model: nn.Module, sequences: Sequence[Ids], context: int, budg
 
 def not_reproduced(tokenizer: Any, documents: Iterable[Document]) -> list[str]:
     """Ids of documents whose text the tokenizer does not give back: for them bits per byte count other bytes than were scored."""
-    documents = list(documents)
+    documents = [document for document in documents if document.payload is None]
     decoded = [tokenizer.decode(ids.tolist(), clean_up_tokenization_spaces=False) for ids in encode_texts(tokenizer, [d.text for d in documents])]
     return [d.id for d, text in zip(documents, decoded, strict=True) if text != d.text]
 

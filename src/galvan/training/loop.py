@@ -26,7 +26,9 @@ from galvan.recipe import Training
 from galvan.run import fingerprint, read_rows, write_rows
 from galvan.text import shown
 from galvan.training.checkpoint import load_checkpoint, save_checkpoint
+from galvan.training.live_checks import require_true_loss
 from galvan.training.muon import Muon
+from galvan.training.packing import Pass, collate_packs, plan_packed_passes, require_reset
 from galvan.training.passes import collate, plan_passes
 
 TOKENS_PER_PASS = 2048
@@ -85,17 +87,20 @@ def evaluate_rows(model: nn.Module, rows: Sequence[TokenRow], chunked: bool) -> 
     return result
 
 
-def batch_gradient(model: nn.Module, batch: Sequence[TokenRow], rows_per_pass: int, chunked: bool) -> float:
+def batch_gradient(model: nn.Module, batch: Sequence[TokenRow], rows_per_pass: int, chunked: bool, packed: bool = False) -> float:
     """Mean NLL in nats over the supervised tokens of `batch`; its gradient is added to the parameters' own.
 
-    Every pass is divided by the tokens of the whole batch, not by its own: the passes cannot change the gradient.
+    Every pass is divided by the tokens of the whole batch, not by its own: the passes cannot change the gradient, packed or not.
     """
     device = next(model.parameters()).device
     supervised = sum(row.n_supervised for row in batch)
     loss = 0.0
-    for part in plan_passes(batch, rows_per_pass, TOKENS_PER_PASS):
-        ids, labels = collate(part, device)
-        nll = sum_nll(model, ids, labels, chunked) / supervised
+    if packed:
+        passes = [collate_packs(packs, device) for packs in plan_packed_passes(batch, TOKENS_PER_PASS)]
+    else:
+        passes = [Pass(*collate(part, device), None) for part in plan_passes(batch, rows_per_pass, TOKENS_PER_PASS)]
+    for one in passes:
+        nll = sum_nll(model, one.input_ids, one.labels, chunked, one.position_ids) / supervised
         torch.autograd.backward(nll)
         loss += float(nll.detach())
     return loss
@@ -138,6 +143,9 @@ def train(
     torch.manual_seed(seed)
     optimizers = build_optimizers(model, parameters, settings)
     chunked = supports_chunks(model)
+    require_true_loss(model, next(row for row in first_epoch if row.n_supervised), chunked)
+    if settings.packing:
+        require_reset(model)
     per_epoch, steps = steps_per_epoch(len(first_epoch), settings), total_steps(len(first_epoch), settings)
     evaluate_after = {round(steps * k / settings.evaluations) for k in range(1, settings.evaluations + 1)}
 
@@ -188,7 +196,7 @@ def train(
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-            loss = batch_gradient(model, batch, settings.batch_size, chunked)
+            loss = batch_gradient(model, batch, settings.batch_size, chunked, settings.packing)
             norm = float(nn.utils.clip_grad_norm_(list(parameters.values()), settings.max_gradient_norm))
             tokens += supervised
             seconds = time.monotonic() - started

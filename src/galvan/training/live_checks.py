@@ -1,0 +1,74 @@
+"""Checks of the loss on the live model, one short row each, before the first step: is it what it is said to be?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from galvan.data.tokens import IGNORE, TokenRow
+from galvan.errors import ModelError
+from galvan.likelihood import sum_nll
+from galvan.training.passes import collate
+
+_ROW_TOKENS = 32
+TOLERANCE = 0.02  # share of the loss; in bfloat16 two ways to the same sum differ by thousandths, a shifted label by halves
+
+Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+
+@torch.no_grad()
+def independent_nll(model: nn.Module, row: TokenRow) -> float:
+    """Sum of NLLs in nats from the logits of a plain forward pass, in float64, token by token: the definition."""
+    ids = torch.from_numpy(row.input_ids)[None].to(next(model.parameters()).device)
+    log_probabilities = model(input_ids=ids, use_cache=False).logits[0].double().log_softmax(-1).cpu()
+    return -sum(float(log_probabilities[t - 1, int(row.labels[t])]) for t in range(1, len(row.labels)) if row.labels[t] != IGNORE)
+
+
+@torch.no_grad()
+def loss_error(model: nn.Module, row: TokenRow, loss: Loss) -> float:
+    """E11: how far `loss` is from the definition, as a share of it. Modes are restored."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        expected = independent_nll(model, row)
+        given = float(loss(model, *collate([row], next(model.parameters()).device)))
+        return abs(given - expected) / max(abs(expected), 1e-6)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@torch.no_grad()
+def padding_error(model: nn.Module, row: TokenRow, padding: int = 5) -> float:
+    """E13: the most that a logit at a real position moves when the row is padded on the right. Modes are restored."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        ids = torch.from_numpy(row.input_ids)[None].to(next(model.parameters()).device)
+        padded = torch.cat([ids, torch.zeros_like(ids[:, :1]).repeat(1, padding)], dim=1)
+        bare, longer = (model(input_ids=x, use_cache=False).logits[0, : ids.shape[1]].float() for x in (ids, padded))
+        return float((bare - longer).abs().max() / bare.abs().max().clamp_min(1e-6))
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def require_true_loss(model: nn.Module, row: TokenRow, chunked: bool) -> None:
+    """ModelError if the loss that training will use is not the NLL of the next token (E11), or depends on padding (E13)."""
+    learned = np.flatnonzero(row.labels[1:] != IGNORE) + 1
+    begin = max(0, int(learned[0]) - _ROW_TOKENS // 2) if len(learned) else 0
+    part = TokenRow(row.id, row.input_ids[begin : begin + _ROW_TOKENS], row.labels[begin : begin + _ROW_TOKENS])
+    error = loss_error(model, part, lambda m, ids, labels: sum_nll(m, ids, labels, chunked))
+    if error > TOLERANCE:
+        raise ModelError(
+            "E11",
+            f"The training loss of this model is {error:.0%} away from the NLL of the next token; its head or its labels are out of step.",
+        )
+    if padding_error(model, part) > TOLERANCE:
+        raise ModelError(
+            "E13",
+            "The logits of this model change when a row is padded on the right, so the loss would depend on the batch; it is not causal.",
+        )
