@@ -185,27 +185,29 @@ def _stages(recipe_file: Path, settings: list[str] | None, out: Path | None, qui
     with _watched(quiet) as progress:
         story = Story.begin(asked, out or Path("runs") / asked.name, progress, offline)
         with story.alone():
-            story.prepare()
+            preflight = story.prepare()
             if train:
                 story.train()
 
     def show(as_json: bool) -> None:
-        result = {"run": str(story.folder), "audit": read_json(story.folder / "audit.json")}
+        result = {"run": str(story.folder), "audit": read_json(story.folder / "audit.json"), "preflight": read_json(story.folder / "preflight.json")}
         if train:
             result["training"] = read_json(story.folder / "training.json")
-        print(to_json(result) if as_json else _stage_summary(result))
+        print(to_json(result) if as_json else _stage_summary(result, preflight.to_text()))
 
     return show
 
 
-def _stage_summary(result: dict[str, Any]) -> str:
+def _stage_summary(result: dict[str, Any], preflight: str) -> str:
     from galvan.text import shown
 
     audit = result["audit"]
     lines = [f"{audit['documents']:,} documents, {audit['words']['total']:,} words, {audit['tokens']['total']:,} tokens from {audit['sources']:,} sources."]
     lines += [f"  {name}: {part['documents']:,} documents, {part['tokens']['total']:,} tokens" for name, part in audit["splits"].items() if part["documents"]]
     lines += [f"  left out, {reason}: {removed['count']:,}" for reason, removed in audit["removed"].items()]
+    lines += [f"  changed, {reason}: {changed['count']:,}" for reason, changed in audit["changed"].items()]
     lines += [f"warning[{warning['code']}]: {warning['message']}" for warning in audit["warnings"]]
+    lines += preflight.split("\n")
     if "training" in result:
         t = result["training"]
         lines.append(f"Trained {t['trainable_parameters']:,} of {t['total_parameters']:,} parameters for {t['steps']:,} steps, {t['tokens']:,} tokens.")
