@@ -33,17 +33,23 @@ _ASCII_WORDS = str.maketrans({chr(code): " " for code in range(128) if not chr(c
 _OUTER_APOSTROPHE = re.compile("'(?:(?![a-z0-9])|(?<![a-z0-9]'))")
 
 
+def without_marks(text: str) -> str:
+    """`text` with curly apostrophes straight and typographic quotes, dashes and ellipses as spaces."""
+    if text.isascii():
+        return text
+    for mark, instead in _MARKS:
+        text = text.replace(mark, instead)
+    return text
+
+
 def words(text: str) -> list[str]:
     """Lower-case words without punctuation; an apostrophe inside a word belongs to it.
 
     ASCII text is split by a table, ten times faster than by the expression, which says what a word is.
     """
-    plain = text
+    plain = without_marks(text)
     if not plain.isascii():
-        for mark, instead in _MARKS:
-            plain = plain.replace(mark, instead)
-        if not plain.isascii():
-            return [match.group().lower().replace("\u2019", "'") for match in _WORD.finditer(text)]
+        return [match.group().lower().replace("\u2019", "'") for match in _WORD.finditer(text)]
     plain = plain.lower().translate(_ASCII_WORDS)
     return (_OUTER_APOSTROPHE.sub(" ", plain) if "'" in plain else plain).split()
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from galvan.text import words
+from galvan.text import without_marks, words
 
-_LOOKED_AT = 1_200  # characters; more would change no vote and cost the time of reading all
+_LOOKED_AT = 400  # characters; more would change no vote and cost the time of reading all
 _FEWEST_WORDS, _FEWEST_LETTERS = 20, 20
 _LITTLE_WORDS = {
     "English": "the and of to that in it was he she his her with as for not but had you they is this my were from which have",
@@ -35,25 +35,24 @@ _SCRIPT = re.compile(r"[^\W\d_]")
 class Look:
     """What a text looks like: its letters by script, its words, and the votes of its little words."""
 
-    scripts: Counter[str]
+    scripts: dict[str, int]
     n_words: int
-    votes: Counter[str]
+    votes: dict[str, int]
 
 
 def look(text: str) -> Look:
     """The look of the beginning of `text`."""
     beginning = text[:_LOOKED_AT]
     spoken = words(beginning)
-    votes: Counter[str] = Counter()
-    for word in spoken:
-        for language in _LANGUAGES_OF.get(word, ()):
-            votes[language] += 1
-    return Look(_scripts(beginning), len(spoken), votes)
+    votes: dict[str, int] = {}
+    for languages in map(_LANGUAGES_OF.get, spoken):
+        for language in languages or ():
+            votes[language] = votes.get(language, 0) + 1
+    plain = without_marks(beginning)
+    return Look({"LATIN": sum(map(len, spoken))} if plain.isascii() else _scripts(plain), len(spoken), votes)
 
 
-def _scripts(text: str) -> Counter[str]:
-    if text.isascii():
-        return Counter({"LATIN": sum(map(str.isalpha, text))})
+def _scripts(text: str) -> dict[str, int]:
     found: Counter[str] = Counter()
     for letter, count in Counter(_SCRIPT.findall(text)).items():
         found["LATIN" if letter.isascii() else unicodedata.name(letter, "UNKNOWN").split()[0]] += count
@@ -77,19 +76,11 @@ def outliers(texts: Iterable[str]) -> list[tuple[int, str]]:
 
 def _stranger(one: Look, script: str, language: str | None) -> str | None:
     letters = sum(one.scripts.values())
-    if letters >= _FEWEST_LETTERS and one.scripts[script] < 0.5 * letters:
-        return f"mostly {one.scripts.most_common(1)[0][0].lower()} letters among {script.lower()} ones"
+    if letters >= _FEWEST_LETTERS and one.scripts.get(script, 0) < 0.5 * letters:
+        return f"mostly {max(one.scripts, key=lambda name: one.scripts[name]).lower()} letters among {script.lower()} ones"
     if language is None or one.n_words < _FEWEST_WORDS or not one.votes:
         return None
-    best, count = one.votes.most_common(1)[0]
-    if best != language and count >= 0.15 * one.n_words and count >= 2 * one.votes[language] + 3:
+    best, count = max(one.votes.items(), key=lambda pair: pair[1])
+    if best != language and count >= 0.15 * one.n_words and count >= 2 * one.votes.get(language, 0) + 3:
         return f"{best} among {language}"
     return None
-
-
-def language_of(texts: Sequence[str]) -> str | None:
-    """The language that most little words of `texts` vote for; None if none does."""
-    votes = Counter[str]()
-    for text in texts:
-        votes.update(look(text).votes)
-    return votes.most_common(1)[0][0] if votes else None

@@ -13,7 +13,7 @@ import ftfy
 from ftfy.badness import is_bad
 
 from galvan import recipe
-from galvan.text import unix_lines, visible
+from galvan.text import has_hostile, unix_lines, visible, without_marks
 
 Mend = Callable[[str], str]
 
@@ -59,13 +59,16 @@ def steps(how: recipe.Cleaning) -> list[tuple[str, Mend]]:
 
 
 def repair(text: str) -> str:
-    """Undo decoding in the wrong encoding ("Ã©" for "é"), by ftfy, where its own test for damage finds any."""
-    return text if text.isascii() or not is_bad(text) else ftfy.fix_text(text, _FTFY)
+    """Undo decoding in the wrong encoding ("Ã©" for "é"), by ftfy, where its own test for damage finds any.
+
+    Every such damage holds another character than ASCII and the usual quotes and dashes, which no encoding reads a first byte as.
+    """
+    return text if without_marks(text).isascii() or not is_bad(text) else ftfy.fix_text(text, _FTFY)
 
 
 def without_invisible(text: str) -> str:
     """No control, bidirectional or zero-width characters; other line ends than \\n are line ends, not damage."""
-    if text.replace("\n", " ").replace("\t", " ").isprintable() and text.isascii():
+    if not has_hostile(text):
         return text
     lines = unix_lines(text)
     seen = visible(lines)

@@ -111,7 +111,12 @@ def _found_in(some: Hashes, known: Hashes) -> Places:
     shift = np.uint64(64 - bits)
     table[known >> shift] = True
     maybe = np.flatnonzero(table[some >> shift])
-    return maybe[np.isin(some[maybe], known)]
+    if not len(maybe):
+        return maybe
+    ordered = np.sort(known)
+    nearest = ordered[np.minimum(np.searchsorted(ordered, some[maybe]), len(ordered) - 1)]
+    found: Places = maybe[nearest == some[maybe]]
+    return found
 
 
 def seeds(a: Corpus, b: Corpus) -> tuple[Places, Places]:
