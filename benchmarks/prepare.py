@@ -102,13 +102,13 @@ def main() -> None:
                 cleaning, whole, other = seconds(lambda p=path: read_and_clean(p)), seconds(lambda p=path: prepared(p)), seconds(lambda p=path: with_datasets(p, folder), 1)  # type: ignore[misc]
                 print(f"{kind}: read and clean {size / cleaning:.1f} MB/s, prepare {size / whole:.1f} MB/s, datasets {size / other:.1f} MB/s; galvan is {other / whole:.2f} times as fast")
     count = 1_000_000 if asked.full else asked.rows
-    base = texts(count * 0.9 * 200 / 1e6, seed=1)
+    base = texts(count * 0.9 * 400 / 1e6, seed=1)
     sentences = [part for row in base for part in row.split("\n\n")][: round(count * 0.9)]
     many = sentences + [f"{sentences[n * 7 % len(sentences)]} And one more." for n in range(count - len(sentences))]
     begun = time.process_time()
     found = near_duplicates(many, 0.8)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"near duplicates: {len(many):,} rows, {len(found):,} found in {time.process_time() - begun:.0f} s of one core, {peak:.2f} GiB at most")
+    print(f"near duplicates: {len(many):,} rows, {len(found):,} found of {count - len(sentences):,} planted, in {time.process_time() - begun:.0f} s of one core, {peak:.2f} GiB at most")
 
 
 if __name__ == "__main__":
