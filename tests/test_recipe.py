@@ -150,7 +150,7 @@ def described(name: str) -> str:
         ("training:\n  lora:\n    targets: q_proj", 3, "training.lora.targets", "input should be a valid list, got 'q_proj'."),
         ("training:\n  lora:\n    targets: [q_proj, 5]", 3, "training.lora.targets", "input should be a valid string, got 5."),
         ("data: {split: {validation: 1.5}}", 1, "data.split.validation", "input should be less than or equal to 1, got 1.5."),
-        ('data: {split: {by: "\\e]0;x\\a\\u202e"}}', 1, "data.split.by", "input should be 'block', 'group' or 'random', got '\\x1b]0;x\\x07\\u202e'."),
+        ('data: {split: {by: "\\e]0;x\\a\\u202e"}}', 1, "data.split.by", "input should be 'block', 'group', 'stratified' or 'random', got '\\x1b]0;x\\x07\\u202e'."),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_answered_with_line_value_and_meaning(text: str, line: int, option: str, problem: str) -> None:

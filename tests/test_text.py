@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import galvan.text
 from galvan.text import json_shown, sentence_ends, shown, tidy, words
 
 
@@ -134,3 +136,26 @@ def test_json_shown_holds_no_dangerous_character_and_means_the_same(text: str) -
     document = json_shown(json.dumps({text: [text]}, ensure_ascii=False, indent=1))
     assert not any(dangerous(c) for c in document)
     assert json.loads(document) == json.loads(json.dumps({text: [text]}))
+
+
+def plain_words(text: str) -> list[str]:
+    """The definition of a word, without the fast path."""
+    return [match.group().lower().replace("\u2019", "'") for match in re.finditer(r"[^\W_]+(?:['\u2019][^\W_]+)*", text)]
+
+
+def plain_tidy(text: str) -> str:
+    """What tidying means, every step always taken."""
+    text = re.sub("\r\n?|[\x0b\x0c\x85\u2028]", "\n", text).replace("\u2029", "\n\n").replace("\u00a0", " ")
+    text = unicodedata.normalize("NFC", galvan.text._REMOVED.sub("", text))
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip() for line in text.split("\n"))).strip()
+
+
+PROSE = st.text(st.one_of(st.sampled_from(" \n\t\r'\u2019\u2018\u201c\u201d\u2014_-.aB9\u00e9\u00a0\u200b\u3164\x0c\x1c\x7f\u2028"), st.characters(exclude_categories=["Cs"])), max_size=60)
+
+
+@settings(max_examples=1_000, deadline=None)
+@given(PROSE)
+def test_the_fast_paths_of_words_and_tidy_change_nothing(text: str) -> None:
+    assert galvan.text.words(text) == plain_words(text)
+    assert galvan.text.tidy(text) == plain_tidy(text)
+    assert galvan.text.visible(text) == galvan.text._REMOVED.sub("", text)

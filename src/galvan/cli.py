@@ -207,12 +207,13 @@ def _stages(recipe_file: Path, settings: list[str] | None, out: Path | None, qui
     with _watched(quiet) as progress:
         story = Story.begin(asked, out or Path("runs") / asked.name, progress, offline)
         with story.alone():
-            story.prepare()
+            preflight = story.prepare()
             if train:
                 story.train()
 
     def show(as_json: bool) -> None:
         result = {"run": str(story.folder), "audit": read_json(story.folder / "audit.json"), "tokens": read_json(story.folder / "tokens.json")}
+        result["preflight"] = read_json(story.folder / "preflight.json")
         seen = story.show(rows) if rows else []
         if as_json and rows:
             result["rows"] = seen
@@ -222,21 +223,23 @@ def _stages(recipe_file: Path, settings: list[str] | None, out: Path | None, qui
             print(to_terminal(seen, sys.stdout.isatty() and not os.environ.get("NO_COLOR")))
         if train:
             result["training"] = read_json(story.folder / "training.json")
-        print(to_json(result) if as_json else _stage_summary(result))
-        story.preflight()
+        print(to_json(result) if as_json else _stage_summary(result, preflight.to_text()))
+        story.require_sound_tokens()
 
     return show
 
 
-def _stage_summary(result: dict[str, Any]) -> str:
+def _stage_summary(result: dict[str, Any], preflight: str) -> str:
     from galvan.text import shown
 
     audit = result["audit"]
     lines = [f"{audit['documents']:,} documents, {audit['words']['total']:,} words, {audit['tokens']['total']:,} tokens from {audit['sources']:,} sources."]
     lines += [f"  {name}: {part['documents']:,} documents, {part['tokens']['total']:,} tokens" for name, part in audit["splits"].items() if part["documents"]]
     lines += [f"  left out, {reason}: {removed['count']:,}" for reason, removed in audit["removed"].items()]
+    lines += [f"  changed, {reason}: {changed['count']:,}" for reason, changed in audit["changed"].items()]
     lines += [f"warning[{warning['code']}]: {warning['message']}" for warning in audit["warnings"]]
     lines += [f"{notice['level']}[{notice['code']}]: {notice['message']}" for notice in result["tokens"]["notices"] if notice["level"] == "warning"]
+    lines += preflight.split("\n")
     if "training" in result:
         t = result["training"]
         lines.append(f"Trained {t['trainable_parameters']:,} of {t['total_parameters']:,} parameters for {t['steps']:,} steps, {t['tokens']:,} tokens.")

@@ -37,7 +37,8 @@ def run(
     asked = recipe if isinstance(recipe, Recipe) else recipes.load(Path(recipe))
     story = Story.begin(asked, out or Path("runs") / asked.name, progress, offline)
     with story.alone():
-        story.prepare()
+        for line in story.prepare().to_text().split("\n"):
+            story.progress.say(shown(line))
         story.train()
         story.check()
         story.score()

@@ -39,18 +39,52 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
+class Cleaning(Section):
+    """What is mended or left out before the text is cut; audit.json counts each step and shows examples."""
+
+    repair: bool = Field(True, description="Mend text that was decoded in the wrong encoding (`Ã©` for `é`), with ftfy.")
+    invisible: bool = Field(True, description="Remove control, bidirectional and zero-width characters, but for those of spelling.")
+    markup: Literal["keep", "html", "markdown"] = Field(
+        "keep", description="html: remove HTML tags, comments and entities; markdown: these, and the marks of Markdown; keep: leave them."
+    )
+    unwrap: bool = Field(False, description="Put paragraphs that were broken at a fixed width, as in Project Gutenberg's files, on one line.")
+    boilerplate: bool = Field(
+        False, description="Remove page numbers and lines that recur at the head or foot of texts or pages; greetings recur too, so look at audit.json."
+    )
+    near_duplicates: Annotated[float, Field(ge=0.5, le=1.0)] | None = Field(
+        0.8, description="Leave out rows that share at least this much of their five-word runs (Jaccard) with an earlier row; null keeps them."
+    )
+    outliers: Literal["keep", "report", "remove"] = Field(
+        "report", description="Rows in another language or script than the rest: only report them in audit.json, remove them, or do not look."
+    )
+
+
 class Split(Section):
     """Which documents train, which choose, which judge."""
 
-    by: Literal["block", "group", "random"] = Field(
+    by: Literal["block", "group", "stratified", "random"] = Field(
         "block",
         description="block: runs of neighbouring documents, spread over each source, so that held-out text is not the "
-        "sentence next door; group: whole values of `group`; random: single documents.",
+        "sentence next door; group: whole values of `group`; stratified: single documents, the same share of every value of "
+        "`group`; random: single documents.",
     )
-    group: str = Field("source", description="The column whose values are kept together when `by: group`.")
+    group: str = Field("source", description="The column whose values are kept together when `by: group`, or shared out when `by: stratified`.")
     validation: Fraction = Field(0.05, description="Share of the documents used for choosing (checkpoints, settings).")
     test: Fraction = Field(0.10, description="Share of the documents used for the verdict, and for nothing else.")
     blocks: Positive = Field(8, description="How many runs of neighbouring documents each held-out part is made of.")
+    gap: Annotated[int, Field(ge=0)] = Field(
+        0, description="So many documents on each side of a held-out run are left out of training, where `by: block`; audit.json counts them."
+    )
+    leaks: Literal["refuse", "remove", "allow"] = Field(
+        "refuse",
+        description="What to do when held-out documents share text with training: stop; leave these documents out; or go on and say so.",
+    )
+
+    @model_validator(mode="after")
+    def _gap_is_for_blocks(self) -> Split:
+        if self.gap and self.by != "block":
+            raise ValueError(f"gap {self.gap} is for by block; documents that are split by {self.by} have neighbours everywhere")
+        return self
 
     @model_validator(mode="after")
     def _leaves_something_to_train(self) -> Split:
@@ -78,7 +112,15 @@ class Data(Section):
     )
     minimum_words: Annotated[int, Field(ge=0)] = Field(3, description="Shorter documents are left out, and counted in audit.json.")
     maximum_documents: Positive | None = Field(None, description="Use only the first so many documents; null means all.")
+    maximum_words: Positive | None = Field(None, description="Longer rows are left out before anything is cut, and counted; null keeps them.")
+    train_share: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        1.0, description="Train on this share of the training documents; a smaller share is always part of a larger one (learning curves)."
+    )
+    recut: bool = Field(
+        False, description="Cut long texts at new places in each epoch, within the training part, so that the model sees other beginnings."
+    )
     strip_gutenberg: bool = Field(True, description="Remove Project Gutenberg's header and footer where its markers are found.")
+    clean: Cleaning = Field(default_factory=Cleaning, description="What is mended and what is left out.")
     split: Split = Field(default_factory=Split, description="How documents are divided.")
 
     @property

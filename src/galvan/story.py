@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from galvan.data.show import ShownRow
     from galvan.data.token_checks import TokenReport
     from galvan.models import Choice, Fingerprints, Located
+    from galvan.preflight import Preflight
 
 PROBE_DOCUMENTS = 100  # training documents scored for the train-probe gain (METHODS S1.9)
 CONTROL_DOCUMENTS = 8  # test documents on which the controls run
@@ -96,8 +97,9 @@ class Story:
 
     # ---- stages ----
 
-    def prepare(self) -> None:
-        """data/{train,validation,test}.jsonl, audit.json and tokens.json."""
+    def prepare(self) -> Preflight:
+        """data/{train,validation,test}.jsonl, pictures/, audit.json, tokens.json and preflight.json; refuses what cannot work before a model is loaded."""
+        from galvan.data import leak
         from galvan.data.prepare import prepare, write
 
         stage = Stage(
@@ -107,26 +109,24 @@ class Story:
                 "template": self.prints.chat_template, "training_tokens": self._training_tokens(), "learn_eos": self.recipe.training.learn_eos,
             },
         )  # fmt: skip
-        if self._reuse(stage):
-            return
-        stage.begin()
-        prepared = prepare(self.recipe.data, self.recipe.seed, self._offsets, offline=self.offline, decode=self._decode)
-        names = write(prepared, self.folder)
-        tokens = self._token_report(prepared.splits.train)
-        write_json(self.folder / "tokens.json", tokens)
-        if tokens.shape != "plain text":
-            self.progress.say(f"The rows are {tokens.shape}; learned by: {', '.join(tokens.ways)}.")
-        stage.finish([*names, "tokens.json"])
+        if not self._reuse(stage):
+            stage.begin()
+            prepared = prepare(self.recipe.data, self.recipe.seed, self._offsets, offline=self.offline, decode=self._decode)
+            written = write(prepared, self.folder)
+            leak.refuse(prepared.audit)
+            tokens = self._token_report(prepared.splits.train)
+            write_json(self.folder / "tokens.json", tokens)
+            if tokens.shape != "plain text":
+                self.progress.say(f"The rows are {tokens.shape}; learned by: {', '.join(tokens.ways)}.")
+            stage.finish([*written, "tokens.json"])
+        return self.preflight()
 
     def _token_report(self, documents: Sequence[Document]) -> TokenReport:
         from galvan.data.token_checks import TokenFacts, report
-        from galvan.data.tokens import training_rows
 
-        learn_eos = self.recipe.training.learn_eos
-        rows = training_rows(self._tokenizer, documents, self._training_tokens(), learn_eos)
-        return report(TokenFacts(self._tokenizer, documents, rows, learn_eos))
+        return report(TokenFacts(self._tokenizer, documents, self._encode(documents), self.recipe.training.learn_eos))
 
-    def preflight(self) -> None:
+    def require_sound_tokens(self) -> None:
         """DataError with the first error that preparing found in the tokens; no model is loaded for it."""
         path = self.folder / "tokens.json"
         for notice in read_json(path)["notices"] if path.is_file() else ():
@@ -150,6 +150,42 @@ class Story:
         documents = read_documents(self.folder / "data" / f"{split}.jsonl")
         return [len(ids) - context for ids in encode_texts(self._tokenizer, [d.text for d in documents])]
 
+    def preflight(self) -> Preflight:
+        """preflight.json: what training will see and cost. Raises DataError or ResourceError where it cannot work."""
+        from galvan.preflight import preflight
+
+        splits = {name: read_documents(self.folder / "data" / f"{name}.jsonl") for name in ("train", "validation", "test")}
+        settings = self.recipe.training
+        rows = self._encode(splits["train"])
+        scored = [len(row.input_ids) for part in (self._encode(splits["validation"]), _probe(rows, settings.probe_documents)) for row in part]
+        found = preflight(
+            self.recipe, rows, splits["test"], [len(self._offsets(d.text)) for d in splits["test"]], sum(scored),
+            self._tokenizer.eos_token_id if settings.learn_eos else None, self.base, self.device, self.dtype,
+        )  # fmt: skip
+        write_json(self.folder / "preflight.json", found)
+        found.refuse()
+        return found
+
+    def _encode(self, documents: Sequence[Document]) -> list[Any]:
+        from galvan.data.tokens import training_rows
+
+        return training_rows(self._tokenizer, documents, self._training_tokens(), self.recipe.training.learn_eos)
+
+    def _rows_of_epoch(self, documents: Sequence[Document], rows: Sequence[Any]) -> Any:
+        """The training rows, or where the recipe asks for re-cutting a function from the epoch to its rows."""
+        if not self.recipe.data.recut:
+            return rows
+        from galvan.data.recut import documents_of_epoch, read_stretches
+
+        whole = read_stretches(self.folder / "data" / "stretches.jsonl")
+
+        def rows_of(epoch: int) -> Sequence[Any]:
+            if epoch == 0:
+                return rows
+            return self._encode(documents_of_epoch(documents, whole, epoch, self.recipe.seed, self.recipe.data.document_tokens, self._offsets))
+
+        return rows_of
+
     def take_documents(self, train_data: str | None) -> None:
         """For an adapter from elsewhere: every document of the data judges; nothing trains here."""
         from galvan.data import clean, cut, shapes
@@ -171,7 +207,7 @@ class Story:
 
     def train(self) -> None:
         """adapter/ (or model/), training.jsonl, curves.jsonl, training.json."""
-        self.preflight()
+        self.require_sound_tokens()
         settings = self.recipe.training
         target = "adapter" if settings.method == "lora" else "model"
         stage = Stage(
@@ -181,6 +217,7 @@ class Story:
                 "seed": self.recipe.training_seed, "base": self.prints, "device": self.device.value, "dtype": self.dtype.value, "versions": _versions(),
                 "data": [sha256_file(self.folder / "data" / f"{n}.jsonl") for n in ("train", "validation")],
                 "document_tokens": self._training_tokens(),
+                **({"recut": self.recipe.data.document_tokens} if self.recipe.data.recut else {}),
             },
         )  # fmt: skip
         if not self._reuse(stage):
@@ -194,14 +231,12 @@ class Story:
 
     def _train_now(self, target: str, identity: str) -> list[str]:
         from galvan import models
-        from galvan.data.tokens import training_rows
         from galvan.training.loop import train
 
         settings, work = self.recipe.training, self.folder / "work"
         splits = {name: read_documents(self.folder / "data" / f"{name}.jsonl") for name in ("train", "validation")}
-        encode = {name: training_rows(self._tokenizer, part, self._training_tokens(), settings.learn_eos) for name, part in splits.items()}
+        encode = {name: self._encode(part) for name, part in splits.items()}
         rows = encode["train"]
-        every = max(1, len(rows) // settings.probe_documents)
         model = models.load_base(self.base, self.recipe.model, self.device, self.dtype)
         total = sum(p.numel() for p in model.parameters())
         targets: list[str] = []
@@ -211,8 +246,9 @@ class Story:
         elif self.recipe.model.quantization != "none":
             raise RecipeError("recipe/value", "training.method full cannot train a quantised base; set model.quantization to none or method to lora.")
         trained = train(
-            model, rows, settings, self.recipe.training_seed, work, encode["validation"], rows[::every][: settings.probe_documents], identity, self.progress
-        )
+            model, self._rows_of_epoch(splits["train"], rows), settings, self.recipe.training_seed, work, encode["validation"],
+            _probe(rows, settings.probe_documents), identity, self.progress,
+        )  # fmt: skip
         saved = work / target
         with models.quiet():
             # PEFT would ask the Hub, by the base's name, whether its vocabulary has changed
@@ -414,6 +450,11 @@ class Story:
                 "tokens_per_pass": self.recipe.evaluation.tokens_per_pass,
             },
         )  # fmt: skip
+
+
+def _probe(rows: Sequence[Any], wanted: int) -> Sequence[Any]:
+    """The training rows that are scored at each evaluation, spread evenly over all."""
+    return rows[:: max(1, len(rows) // wanted)][:wanted]
 
 
 def _versions() -> dict[str, str]:

@@ -44,7 +44,7 @@ def test_a_leak_is_measured_and_named() -> None:
     # The test document has 32 words: 20 windows of 13, of which 18 lie inside the 30 shared words.
     assert pair.contained_13_grams == 18 / 20
     notice = next(notice for notice in facts.warnings if notice.code == "data/leak")
-    assert notice.message == "1 of 2 test documents share 20 words or more in a row with train (longest 30; s:7)."
+    assert notice.message == "1 of 2 test documents share 20 words or more in a row with train (longest 30; s:7); 1 of 2 test documents are nearly one of train."
 
 
 def test_every_pair_of_splits_is_compared_and_empty_ones_are_not() -> None:
@@ -93,7 +93,7 @@ TYPE = fine().typography
         (
             {"typography": replace(TYPE, wrapped_lines_share=0.9)},
             "data/hard-wrapped",
-            "90% of the lines are 55 to 80 characters long; the model will learn these line breaks too.",
+            "90% of the lines are 55 to 80 characters long; the model will learn these line breaks too, unless data.clean.unwrap joins them.",
         ),
         (
             {"typography": replace(TYPE, straight_quotes=700, curly_quotes=300)},

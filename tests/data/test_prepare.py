@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from galvan import recipe
+from galvan.data.leak import refuse
 from galvan.data.prepare import Prepared, prepare, write
 from galvan.data.split import runs
 from galvan.errors import DataError
 from galvan.run import read_documents
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+SHARED = Path(os.environ.get("GALVAN_SHARED") or Path(__file__).resolve().parents[2].parent / "shared") / "data"
 REAL = pytest.mark.skipif(not (SHARED / "shelley-frankenstein.txt").exists(), reason="the real texts are not beside this checkout")
 
 
@@ -86,7 +87,10 @@ def test_one_document_only_says_what_to_do(tmp_path: Path) -> None:
 def test_what_is_written_is_what_was_prepared(tmp_path: Path) -> None:
     done = prepared(source="galvan/letters")
     names = write(done, tmp_path)
-    assert names == ["data/train.jsonl", "data/validation.jsonl", "data/test.jsonl", "audit.json"]
+    assert names == [
+        *(f"data/{name}.jsonl" for name in ("train", "validation", "test")), *(f"pictures/{name}.svg" for name in ("lengths", "splits", "duplicates")),
+        "audit.json",
+    ]  # fmt: skip
     for name, documents in done.splits.items():
         assert read_documents(tmp_path / "data" / f"{name}.jsonl") == documents
     assert json.loads((tmp_path / "audit.json").read_text())["documents"] == done.audit.documents
@@ -108,6 +112,25 @@ def test_the_origins_snippets_are_read_whole_and_without_a_warning() -> None:
     assert [len(part) for _, part in done.splits.items()] == [409, 24, 48]
     assert [len(runs(part)) for part in (done.splits.validation, done.splits.test)] == [8, 8]
     assert max(pair.longest_span_words for pair in facts.overlaps) < 20
+
+
+@REAL
+def test_no_check_speaks_on_the_origins_snippets_or_on_the_letters() -> None:
+    for source in (str(SHARED / "frankenstein_chunks.csv"), "galvan/letters"):
+        facts = prepared(source=source).audit
+        refuse(facts)
+        assert facts.changed == facts.reported == facts.removed == facts.repeated == {} and facts.warnings == []
+        assert facts.neutral is not None and facts.neutral.leaking == 0
+        every = recipe.Cleaning(markup="html", boilerplate=True)
+        assert prepared(source=source, clean=every.model_dump()).audit.changed == {}
+
+
+def test_stratified_splits_use_the_column_and_a_share_of_training_is_counted(tmp_path: Path) -> None:
+    rows = [{"text": f"This is text number {number} of them.", "kind": "ab"[number % 5 == 0]} for number in range(100)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = prepared(source=str(tmp_path / "a.jsonl"), split={"by": "stratified", "group": "kind", "gap": 0}, train_share=0.5, clean={"near_duplicates": None})
+    assert [document.group for document in done.splits.test].count("b") == 2
+    assert (len(done.splits.train), done.audit.removed["beyond data.train_share"].count) == (42, 43)
 
 
 @REAL

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from galvan import recipe
-from galvan.data.split import Splits, runs, split
+from galvan.data.split import Splits, runs, share_of_train, split, without_gap
 from galvan.errors import DataError
 from galvan.run import Document
 
@@ -163,3 +163,43 @@ def test_fifty_thousand_documents_split_without_quadratic_work() -> None:
         for by in ("block", "group", "random"):
             if len(sizes) > 1 or by != "group":
                 split(documents(*sizes), recipe.Split.model_validate({"by": by}), 1)
+
+
+def test_a_gap_keeps_training_away_from_held_out_runs() -> None:
+    parts = split(documents(481, 30), recipe.Split(gap=2), 42)
+    kept, beside = without_gap(parts, 2)
+    held = {(d.source, d.position) for d in [*kept.validation, *kept.test]}
+    assert (kept.validation, kept.test) == (parts.validation, parts.test)
+    assert all((d.source, d.position + step) not in held for d in kept.train for step in (-2, -1, 1, 2))
+    assert all(any((d.source, d.position + step) in held for step in (-2, -1, 1, 2)) for d in beside)
+    assert len(kept.train) + len(beside) == len(parts.train)
+    with pytest.raises(DataError, match="leaves none to train on"):
+        without_gap(split(documents(12), recipe.Split(), 1), 9)
+
+
+def strata(sizes: dict[str, int]) -> list[Document]:
+    return [Document(f"{name}:{n}", f"{name} {n}", "s", n, name) for name, size in sizes.items() for n in range(size)]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=12), st.integers(0, 100))
+def test_stratified_parts_have_every_value_in_proportion(sizes: list[int], seed: int) -> None:
+    all_documents = strata({f"v{n}": size for n, size in enumerate(sizes)})
+    if len(all_documents) < 3:
+        return
+    how = recipe.Split(by="stratified", group="kind", test=0.2, validation=0.1)
+    parts = split(all_documents, how, seed)
+    assert sorted(d.id for _, part in parts.items() for d in part) == sorted(d.id for d in all_documents)
+    assert (len(parts.test), len(parts.validation)) == (max(1, round(0.2 * len(all_documents))), max(1, round(0.1 * len(all_documents))))
+    if min(sizes) >= 10:
+        for n, size in enumerate(sizes):
+            assert abs(sum(d.group == f"v{n}" for d in parts.test) - 0.2 * size) <= 1
+
+
+def test_a_smaller_share_of_training_is_part_of_a_larger_one() -> None:
+    parts = split(documents(200), recipe.Split(), 3)
+    nested = [set(ids(share_of_train(parts, share, 3)[0])["train"]) for share in (0.1, 0.25, 0.5, 1.0)]
+    assert [len(some) for some in nested] == [17, 42, 85, 170]
+    assert nested[0] < nested[1] < nested[2] < nested[3]
+    assert share_of_train(parts, 0.1, 3)[0].test == parts.test
+    assert nested[0] != set(ids(share_of_train(parts, 0.1, 4)[0])["train"])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from galvan.data import overlap, warn
+from galvan.data import near, overlap, warn
 from galvan.data.clean import Log
 from galvan.data.facts import Audit, Lengths, Overlap, Part, Typography
 from galvan.data.rows import one_line
@@ -17,11 +17,26 @@ from galvan.text import shown, words
 
 SPAN_WORDS = 20  # a run of so many words that train and test share is a leak
 NGRAM_WORDS = 13  # the usual unit of contamination reports
+COPY_WORDS = 8  # a run of so many words is a copy rather than a phrase (METHODS S5.6)
+FORMULA = 4  # a run that more documents have is a formula rather than a copy: a greeting, a refrain
+NEAR = 0.8  # Jaccard similarity of five-word runs from which two documents are the same text
 _LISTED = 10
 
 
-def audit(source: str, column: str, splits: Splits, n_tokens: dict[str, int], cut: tuple[int, int], log: Log) -> Audit:
-    """The facts about `splits`. `n_tokens` is each document's length by id, `cut` the texts that were cut and their pieces."""
+def audit(
+    source: str,
+    column: str,
+    splits: Splits,
+    n_tokens: dict[str, int],
+    cut: tuple[int, int],
+    log: Log,
+    neutral: Sequence[Document] = (),
+    leaks: str = "refuse",
+) -> Audit:
+    """The facts about `splits`. `n_tokens` is each document's length by id, `cut` the texts that were cut and their pieces.
+
+    `neutral` are the documents on which forgetting is measured, `leaks` what the recipe says about text that splits share.
+    """
     parts = [_Split(name, documents) for name, documents in splits.items()]
     pairs = [(a, b) for number, a in enumerate(parts) for b in parts[number + 1 :] if a.documents and b.documents]
     everything = [document for part in parts for document in part.documents]
@@ -39,8 +54,13 @@ def audit(source: str, column: str, splits: Splits, n_tokens: dict[str, int], cu
         tokens=lengths([n_tokens[document.id] for document in everything]),
         removed=log.removed,
         splits={part.name: _part(part, n_tokens) for part in parts},
-        overlaps=[_overlap(a, b) for a, b in pairs],
+        overlaps=[_overlap(a, b, parts) for a, b in pairs],
         typography=typography("\n\n".join(document.text for document in everything)),
+        changed=log.changed,
+        reported=log.reported,
+        repeated=dict(sorted(log.repeated.items(), key=lambda pair: -pair[1].copies)[:_LISTED]),
+        neutral=_overlap(parts[0], _Split("neutral", list(neutral)), parts) if neutral and parts[0].documents else None,
+        leaks=leaks,
     )
     facts.warnings.extend(warn.notices(facts))
     return facts
@@ -73,11 +93,13 @@ def _part(split: _Split, n_tokens: dict[str, int]) -> Part:
     )
 
 
-def _overlap(a: _Split, b: _Split) -> Overlap:
+def _overlap(a: _Split, b: _Split, parts: Sequence[_Split]) -> Overlap:
     in_a, in_b = a.corpus, b.corpus
-    span = overlap.longest(in_a, in_b)
-    leaking = overlap.documents_sharing(in_a, in_b, SPAN_WORDS)
+    seeds = overlap.seeds(in_a, in_b)
+    span = overlap.longest(in_a, in_b, seeds)
+    leaking = overlap.documents_sharing(in_a, in_b, SPAN_WORDS, seeds)
     whole = {tuple(text) for text in in_a.documents}
+    repeated = [tuple(text) in whole for text in in_b.documents]
     return Overlap(
         a=a.name,
         b=b.name,
@@ -86,9 +108,37 @@ def _overlap(a: _Split, b: _Split) -> Overlap:
         longest_span_in=(a.documents[in_a.owner[span.a_start]].id, b.documents[in_b.owner[span.b_start]].id) if span else None,
         leaking=len(leaking),
         leaking_documents=[b.documents[index].id for index in leaking[:_LISTED]],
-        contained_13_grams=overlap.containment(in_a, in_b, NGRAM_WORDS),
-        duplicates=sum(tuple(text) in whole for text in in_b.documents),
+        contained_13_grams=overlap.containment(in_a, in_b, NGRAM_WORDS, seeds),
+        duplicates=sum(repeated),
+        long_duplicates=sum(same and len(text) >= COPY_WORDS for same, text in zip(repeated, in_b.documents, strict=True)),
+        near_duplicates=len(_near(a, b, seeds)),
+        copied_words=overlap.copied_share(in_b, seeds[1], COPY_WORDS, [part.corpus for part in parts], FORMULA),
+        copied_runs=overlap.copied_share(
+            in_b, overlap.matches(in_a, in_b, NGRAM_WORDS, *seeds)[1], NGRAM_WORDS, [part.corpus for part in parts], FORMULA
+        ),
+        documents=len(b.documents),
     )
+
+
+def _near(a: _Split, b: _Split, seeds: tuple[overlap.Places, overlap.Places]) -> list[int]:
+    """Documents of `b` that `a` nearly has. Two texts so similar share a run of eight words, unless they are shorter than a copy."""
+    some, others = np.unique(a.corpus.owner[seeds[0]]).tolist(), np.unique(b.corpus.owner[seeds[1]]).tolist()
+    found = near.across([a.documents[index].text for index in some], [b.documents[index].text for index in others], NEAR)
+    return [others[index] for index in found]
+
+
+def leaking_ids(splits: Splits) -> set[str]:
+    """Ids of the held-out documents that training has in part or (of validation) that test has, by any of the measures that refuse."""
+    parts = [_Split(name, documents) for name, documents in splits.items() if documents]
+    found: set[str] = set()
+    for number, a in enumerate(parts):
+        for b in parts[number + 1 :]:
+            seeds = overlap.seeds(a.corpus, b.corpus)
+            whole = {tuple(text) for text in a.corpus.documents if len(text) >= COPY_WORDS}
+            members = {*overlap.documents_sharing(a.corpus, b.corpus, SPAN_WORDS, seeds), *_near(a, b, seeds)}
+            members |= {index for index, text in enumerate(b.corpus.documents) if tuple(text) in whole}
+            found |= {b.documents[index].id for index in members}
+    return found
 
 
 def typography(text: str) -> Typography:
@@ -101,10 +151,10 @@ def typography(text: str) -> Typography:
         straight_apostrophes=text.count("'"),
         curly_apostrophes=text.count("‘") + text.count("’"),
         em_dashes=text.count("—"),
-        double_hyphens=len(re.findall(r"(?<!-)--(?!-)", text)),
+        double_hyphens=len(re.findall(r"--(?!-)(?<!---)", text)),
         ellipsis_characters=text.count("…"),
-        three_dots=len(re.findall(r"\.\.\.|\. \. \.", text)),
-        underscored_words=len(re.findall(r"(?<![\w_])_[^_\s][^_\n]{0,80}_(?![\w_])", text)),
+        three_dots=text.count("...") + text.count(". . ."),
+        underscored_words=len(re.findall(r"_(?<![\w_]_)[^_\s][^_\n]{0,80}_(?![\w_])", text)),
         markup_tags=len(re.findall(r"</?[a-zA-Z][^<>\n]{0,80}>", text)),
         replacement_characters=text.count("\ufffd"),
         non_ascii_share=(0.0 if ascii_only else 1 - len(text.encode("ascii", "ignore")) / len(text)) if text else None,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from galvan.data import gutenberg
+from galvan import recipe
+from galvan.data import boilerplate, gutenberg, language, mend, near
 from galvan.data.cut import Piece
 from galvan.data.rows import Row
 from galvan.text import shown, tidy, words
@@ -23,20 +24,53 @@ class Removed:
 
 
 @dataclass(slots=True)
+class Repeated:
+    """A text that came more than once: how it begins, and how many later copies of it were left out."""
+
+    text: str
+    copies: int = 0
+
+
+@dataclass(slots=True)
 class Log:
-    """What cleaning did: rows read, rows changed by tidying, books stripped, and removals by reason."""
+    """What cleaning did: rows read, rows changed by tidying, books stripped; removals, changes and mere reports by reason."""
 
     rows_read: int = 0
     rows_tidied: int = 0
     gutenberg_stripped: int = 0
     removed: dict[str, Removed] = field(default_factory=dict)
+    changed: dict[str, Removed] = field(default_factory=dict)
+    reported: dict[str, Removed] = field(default_factory=dict)
+    repeated: dict[str, Repeated] = field(default_factory=dict)
 
     def remove(self, reason: str, where: str, text: str, *, same_as: str | None = None) -> None:
-        entry = self.removed.setdefault(reason, Removed())
-        entry.count += 1
-        if len(entry.examples) < _EXAMPLES:
-            example = {"where": where, "text": shown(" ".join(text[:200].split()), 80)}
-            entry.examples.append(example if same_as is None else {**example, "same_as": same_as})
+        example = {"where": where, "text": _short(text)}
+        _note(self.removed, reason, example if same_as is None else {**example, "same_as": same_as})
+        if same_as is not None:
+            self.repeated.setdefault(same_as, Repeated(example["text"])).copies += 1
+
+    def change(self, reason: str, where: str, before: str, after: str) -> None:
+        """A text of which something was changed: the example shows the first place where it was."""
+        if reason in self.changed and len(self.changed[reason].examples) == _EXAMPLES:
+            self.changed[reason].count += 1
+            return
+        differ = (number for number, (old, new) in enumerate(zip(before, after, strict=False)) if old != new)
+        at = max(0, next(differ, min(len(before), len(after))) - 20)
+        _note(self.changed, reason, {"where": where, "before": _short(before[at:]), "after": _short(after[at:])})
+
+    def report(self, reason: str, where: str, text: str) -> None:
+        _note(self.reported, reason, {"where": where, "text": _short(text)})
+
+
+def _note(entries: dict[str, Removed], reason: str, example: dict[str, str]) -> None:
+    entry = entries.setdefault(reason, Removed())
+    entry.count += 1
+    if len(entry.examples) < _EXAMPLES:
+        entry.examples.append(example)
+
+
+def _short(text: str) -> str:
+    return shown(" ".join(text[:200].split()), 80)
 
 
 def strip_gutenberg(rows: Iterable[Row], log: Log) -> Iterator[Row]:
@@ -47,15 +81,24 @@ def strip_gutenberg(rows: Iterable[Row], log: Log) -> Iterator[Row]:
         yield row.with_text(text) if found else row
 
 
-def clean(rows: Iterable[Row], log: Log) -> Iterator[Row]:
-    """Rows with tidy text; empty ones and exact repetitions are left out.
+def clean(rows: Iterable[Row], log: Log, how: recipe.Cleaning | None = None) -> Iterator[Row]:
+    """Rows with mended and tidy text; empty ones and exact repetitions are left out.
 
     Two texts are the same when they differ in white space only; the first is kept.
     """
+    how = how or recipe.Cleaning()
+    steps = mend.steps(how)
     first_at: dict[bytes, str] = {}
     for row in rows:
         log.rows_read += 1
-        text = tidy(row.text) if row.payload is None else row.text  # what a template or tokenizer made stays as it is
+        text = row.text
+        if row.payload is None:  # what a template or tokenizer made stays as it is
+            for name, step in steps:
+                mended = step(text)
+                if mended != text:
+                    log.change(name, row.where, text, mended)
+                    text = mended
+            text = tidy(text, how.invisible)
         log.rows_tidied += text != row.text
         if not text:
             log.remove("empty", row.where, text)
@@ -67,6 +110,49 @@ def clean(rows: Iterable[Row], log: Log) -> Iterator[Row]:
             log.remove("duplicate", row.where, text, same_as=first)
             continue
         yield row.with_text(text)
+
+
+def compared(rows: Sequence[Row], how: recipe.Cleaning, log: Log) -> list[Row]:
+    """The rows after the steps that need to see them all: recurring lines, near duplicates, outliers."""
+    kept = list(rows)
+    if how.boilerplate:
+        kept = _without_boilerplate(kept, how.invisible, log)
+    if how.near_duplicates is not None:
+        found = {one.number: one for one in near.near_duplicates([row.text for row in kept], how.near_duplicates)}
+        for one in found.values():
+            log.remove("near duplicate", kept[one.number].where, kept[one.number].text, same_as=kept[one.first].where)
+        kept = [row for number, row in enumerate(kept) if number not in found]
+    if how.outliers != "keep":
+        strange = dict(language.outliers(row.text for row in kept))
+        for number, reason in strange.items():
+            (log.remove if how.outliers == "remove" else log.report)(reason, kept[number].where, kept[number].text)
+        if how.outliers == "remove":
+            kept = [row for number, row in enumerate(kept) if number not in strange]
+    return kept
+
+
+def _without_boilerplate(rows: list[Row], invisible: bool, log: Log) -> list[Row]:
+    shapes = boilerplate.repeated(rows)
+    kept = []
+    for row in rows:
+        text, lines = boilerplate.without(row.text, shapes[row.source])
+        for line in lines:
+            _note(log.changed, "recurring lines removed", {"where": row.where, "before": _short(line), "after": ""})
+        text = tidy(text, invisible) if lines else text
+        if text:
+            kept.append(row.with_text(text) if lines else row)
+        else:
+            log.remove("nothing but recurring lines", row.where, row.text)
+    return kept
+
+
+def short_enough(rows: Iterable[Row], maximum_words: int | None, log: Log) -> Iterator[Row]:
+    """The rows of at most `maximum_words` words; None keeps all."""
+    for row in rows:
+        if maximum_words is None or len(row.text) <= maximum_words or len(words(row.text)) <= maximum_words:
+            yield row
+        else:
+            log.remove("too long", row.where, row.text)
 
 
 def long_enough(pieces: Iterable[Piece], minimum_words: int, log: Log) -> Iterator[Piece]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from galvan.data.clean import Removed
+from galvan.data.clean import Removed, Repeated
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,10 @@ class Overlap:
     """What two splits share, word by word (case and punctuation aside).
 
     `leaking` counts the documents of `b` that share a run of 20 words or more with `a`; `contained_13_grams` is the share of
-    `b`'s 13-word windows that stand in `a` (None: `b` has none); `duplicates` counts the documents of `b` that `a` has whole.
+    `b`'s 13-word windows that stand in `a` (None: `b` has none); `duplicates` counts the documents of `b` that `a` has whole,
+    `long_duplicates` those of them that have eight words or more, `near_duplicates` those that share four fifths of their five-word
+    runs with one of `a`; `copied_words` is the share of the words of `b` that stand in copies of eight words or more (METHODS S5.6),
+    `copied_runs` in copies of 13, neither counting runs that more than four documents have; `documents` counts the documents of `b`.
     """
 
     a: str
@@ -48,6 +51,11 @@ class Overlap:
     leaking_documents: list[str]
     contained_13_grams: float | None
     duplicates: int
+    long_duplicates: int = 0
+    near_duplicates: int = 0
+    copied_words: float | None = None
+    copied_runs: float | None = None
+    documents: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +87,11 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """The whole of `audit.json`. `cut_texts` counts the rows that were too long, `cut_documents` what they became."""
+    """The whole of `audit.json`. `cut_texts` counts the rows that were too long, `cut_documents` what they became.
+
+    `changed` counts texts that were mended, `reported` those that were only remarked on, `repeated` the texts that came most often;
+    `neutral` is what the training part shares with `galvan/plain`, on which forgetting is measured; `leaks` is what the recipe asked.
+    """
 
     source: str
     column: str
@@ -97,3 +109,8 @@ class Audit:
     overlaps: list[Overlap]
     typography: Typography
     warnings: list[Notice] = field(default_factory=list)
+    changed: dict[str, Removed] = field(default_factory=dict)
+    reported: dict[str, Removed] = field(default_factory=dict)
+    repeated: dict[str, Repeated] = field(default_factory=dict)
+    neutral: Overlap | None = None
+    leaks: str = "refuse"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,7 @@ class Corpus:
         lengths = np.array([len(words) for words in documents], dtype=np.int64)
         self.owner: Places = np.repeat(np.arange(len(documents)), lengths)
         self.begin: Places = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
-        hashes = np.array([hash_word(word) for words in documents for word in words], dtype=np.uint64)
+        hashes = _hash_all(documents, int(self.begin[-1]))
         self._powers = _powers(_BASE, len(hashes))
         self._inverses = _powers(_INVERSE, len(hashes))
         self._sums: Hashes = np.concatenate([np.zeros(1, dtype=np.uint64), np.cumsum(hashes * self._powers, dtype=np.uint64)])
@@ -49,6 +50,23 @@ class Corpus:
         document = int(self.owner[start])
         inside = start - int(self.begin[document])
         return list(self.documents[document][inside : inside + length])
+
+
+class _Numbers(dict[str, int]):
+    """Numbers words as they are first seen."""
+
+    def __missing__(self, word: str) -> int:
+        self[word] = number = len(self)
+        return number
+
+
+def _hash_all(documents: Sequence[Sequence[str]], n_words: int) -> Hashes:
+    """The hash of every word in turn; each different word is hashed once."""
+    numbers = _Numbers()
+    places = np.fromiter(map(numbers.__getitem__, chain.from_iterable(documents)), dtype=np.int64, count=n_words)
+    table = np.array([hash_word(word) for word in numbers], dtype=np.uint64)
+    hashes: Hashes = table[places]
+    return hashes
 
 
 @lru_cache(maxsize=1_000_000)
@@ -82,21 +100,41 @@ def matches(
     """Starts in `a` and in `b` of the windows of `length` words that both have."""
     a_starts, b_starts = a.places(length, a_among), b.places(length, b_among)
     a_hashes, b_hashes = a.hashes(a_starts, length), b.hashes(b_starts, length)
-    in_a = np.isin(a_hashes, b_hashes)
-    return a_starts[in_a], b_starts[np.isin(b_hashes, a_hashes[in_a])]
+    in_a = _found_in(a_hashes, b_hashes)
+    return a_starts[in_a], b_starts[_found_in(b_hashes, a_hashes[in_a])]
 
 
-def longest(a: Corpus, b: Corpus) -> Shared | None:
+def _found_in(some: Hashes, known: Hashes) -> Places:
+    """Indices of those of `some` that are in `known`. A table of their top bits sorts out most before anything is compared."""
+    bits = min(26, max(8, len(known).bit_length() + 4))
+    table = np.zeros(1 << bits, dtype=np.bool_)
+    shift = np.uint64(64 - bits)
+    table[known >> shift] = True
+    maybe = np.flatnonzero(table[some >> shift])
+    if not len(maybe):
+        return maybe
+    ordered = np.sort(known)
+    nearest = ordered[np.minimum(np.searchsorted(ordered, some[maybe]), len(ordered) - 1)]
+    found: Places = maybe[nearest == some[maybe]]
+    return found
+
+
+def seeds(a: Corpus, b: Corpus) -> tuple[Places, Places]:
+    """Starts in `a` and in `b` of shared windows of 8 words: every longer shared window begins at one of them."""
+    return matches(a, b, _SEED_WORDS)
+
+
+def longest(a: Corpus, b: Corpus, known_seeds: tuple[Places, Places] | None = None) -> Shared | None:
     """The longest run of words that stands in both, or None if they have no word in common.
 
     A shared window of n + 1 words holds one of n at the same start, so the length is found by doubling and bisection, each
     time only among the starts that are still in play.
     """
-    seeds = matches(a, b, _SEED_WORDS)
+    begun = known_seeds or seeds(a, b)
     known = 0
     found: tuple[Places, Places] | None = None
-    if len(seeds[1]):
-        known, found, step = _SEED_WORDS, seeds, _SEED_WORDS
+    if len(begun[1]):
+        known, found, step = _SEED_WORDS, begun, _SEED_WORDS
         while len((longer := matches(a, b, known + step, *found))[1]):
             known, found, step = known + step, longer, 2 * step
         ceiling = known + step
@@ -116,12 +154,48 @@ def longest(a: Corpus, b: Corpus) -> Shared | None:
     return Shared(known, int(found[0][np.flatnonzero(a_hashes == b_hash[0])[0]]), b_start)
 
 
-def containment(a: Corpus, b: Corpus, length: int) -> float | None:
-    """Share of the n-grams of `b` (`length` words, counted as often as they stand there) that `a` has; None if `b` has none."""
+def containment(a: Corpus, b: Corpus, length: int, among: tuple[Places, Places] | None = None) -> float | None:
+    """Share of the n-grams of `b` (`length` words, counted as often as they stand there) that `a` has; None if `b` has none.
+
+    `among` are the seeds of the pair, which may be given where `length` is at least theirs.
+    """
     windows = len(b.places(length))
-    return len(matches(a, b, length)[1]) / windows if windows else None
+    return len(matches(a, b, length, *(among or (None, None)))[1]) / windows if windows else None
 
 
-def documents_sharing(a: Corpus, b: Corpus, length: int) -> list[int]:
-    """The documents of `b` that share a run of at least `length` words with `a`."""
-    return [int(document) for document in np.unique(b.owner[matches(a, b, length)[1]])]
+def documents_sharing(a: Corpus, b: Corpus, length: int, among: tuple[Places, Places] | None = None) -> list[int]:
+    """The documents of `b` that share a run of at least `length` words with `a`; `among` as in `containment`."""
+    return [int(document) for document in np.unique(b.owner[matches(a, b, length, *(among or (None, None)))[1]])]
+
+
+def holders(collection: Sequence[Corpus], hashes: Hashes, length: int) -> Places:
+    """In how many documents of the collection each of the sorted `hashes` of windows of `length` words stands."""
+    counts = np.zeros(len(hashes), dtype=np.int64)
+    for corpus in collection:
+        starts = corpus.places(length)
+        found = corpus.hashes(starts, length)
+        here = _found_in(found, hashes)
+        each = np.searchsorted(hashes, found[here]) * np.int64(len(corpus.documents) + 1) + corpus.owner[starts[here]]
+        counts += np.bincount(np.unique(each) // np.int64(len(corpus.documents) + 1), minlength=len(hashes))
+    return counts
+
+
+def copied_share(b: Corpus, starts: Places, length: int, collection: Sequence[Corpus], most_documents: int) -> float | None:
+    """Share of the words of `b` that lie in a shared window (of `length` words, beginning at one of `starts`); None if `b` has no word.
+
+    A window that stands in more than `most_documents` of the collection is a formula, a greeting or a refrain, and its words do not count.
+    """
+    if not len(b.owner):
+        return None
+    hashes = b.hashes(starts, length)
+    known, which = np.unique(hashes, return_inverse=True)
+    formula = holders(collection, known, length)[which] > most_documents
+    copied = _covered(b, starts[~formula], length) & ~_covered(b, starts[formula], length)
+    return float(np.count_nonzero(copied) / len(b.owner))
+
+
+def _covered(corpus: Corpus, starts: Places, length: int) -> NDArray[np.bool_]:
+    edges = np.zeros(len(corpus.owner) + 1, dtype=np.int64)
+    np.add.at(edges, starts, 1)
+    np.add.at(edges, starts + length, -1)
+    return np.cumsum(edges[:-1]) > 0

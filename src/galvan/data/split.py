@@ -40,6 +40,41 @@ def split(documents: Sequence[Document], how: recipe.Split, seed: int) -> Splits
     return Splits(parts[TRAIN], parts[VALIDATION], parts[TEST])
 
 
+def without_gap(splits: Splits, gap: int) -> tuple[Splits, list[Document]]:
+    """`splits` without the training documents that stand within `gap` places of a held-out one of their source, and these documents.
+
+    Raises DataError if none is left to train on.
+    """
+    held = {(document.source, document.position) for part in (splits.validation, splits.test) for document in part}
+    near = {(source, position + step) for source, position in held for step in range(-gap, gap + 1)}
+    kept = [document for document in splits.train if (document.source, document.position) not in near]
+    if not kept:
+        raise DataError("data/too-few", f"data.split: a gap of {gap} documents leaves none to train on; take a smaller data.split.gap or fewer data.split.blocks.")
+    taken = {document.id for document in splits.train} - {document.id for document in kept}
+    return Splits(kept, splits.validation, splits.test), [document for document in splits.train if document.id in taken]
+
+
+def share_of_train(splits: Splits, share: float, seed: int) -> tuple[Splits, list[Document]]:
+    """`splits` with that share of the training documents (one at least) in reading order, and the others.
+
+    Documents are taken in one random order, which the share does not change: what a share holds, a larger one holds too.
+    """
+    order = list(range(len(splits.train)))
+    random.Random(f"galvan train share {seed}").shuffle(order)
+    chosen = set(order[: max(1, round(share * len(order)))])
+    kept = [document for number, document in enumerate(splits.train) if number in chosen]
+    return Splits(kept, splits.validation, splits.test), [document for number, document in enumerate(splits.train) if number not in chosen]
+
+
+def without(splits: Splits, ids: set[str]) -> Splits:
+    """`splits` without the held-out documents of these ids. Raises DataError where that empties a part that had some."""
+    validation, test = ([document for document in part if document.id not in ids] for part in (splits.validation, splits.test))
+    for name, before, after in ((VALIDATION, splits.validation, validation), (TEST, splits.test, test)):
+        if before and not after:
+            raise DataError("data/leak", f"data.split: every {name} document shares text with training or test; split by block or group, or remove the copies.")
+    return Splits(splits.train, validation, test)
+
+
 def runs(documents: Sequence[Document]) -> list[list[Document]]:
     """Maximal runs of neighbours: same source, positions one after the other."""
     found: list[list[Document]] = []
@@ -109,6 +144,30 @@ def _by_group(documents: Sequence[Document], wanted: dict[str, int], how: recipe
     return [part_of_group.get(_group(document), TRAIN) for document in documents]
 
 
+def _by_stratum(documents: Sequence[Document], wanted: dict[str, int], how: recipe.Split, rng: random.Random) -> list[str]:
+    """Single documents, of each value of the group column its share; what is lost by rounding goes to the largest remainders."""
+    strata: dict[str, list[int]] = {}
+    for index, document in enumerate(documents):
+        strata.setdefault(_group(document), []).append(index)
+    for members in strata.values():
+        rng.shuffle(members)
+    part_of = [TRAIN] * len(documents)
+    for part, size in wanted.items():
+        exact = {group: size * len(members) / len(documents) for group, members in strata.items()}
+        taken = {group: min(int(share), len(strata[group]) - 1) for group, share in exact.items()}
+        for group in sorted(exact, key=lambda group: taken[group] - exact[group]):
+            taken[group] += sum(taken.values()) < size and len(strata[group]) > taken[group] + 1
+        for group in sorted(exact, key=lambda group: -len(strata[group])):  # many values of a single document each: these have to give
+            while sum(taken.values()) < size and taken[group] < len(strata[group]):
+                taken[group] += 1
+        for group, number in taken.items():
+            for index in strata[group][:number]:
+                part_of[index] = part
+            del strata[group][:number]
+        strata = {group: members for group, members in strata.items() if members}
+    return part_of
+
+
 def _group(document: Document) -> str:
     return document.source if document.group is None else document.group
 
@@ -171,4 +230,4 @@ def _place(part: str, length: int, free: list[range], part_of: list[str], rng: r
 
 
 _Method = Callable[[Sequence[Document], dict[str, int], recipe.Split, random.Random], list[str]]
-_METHODS: dict[str, _Method] = {"block": _by_block, "group": _by_group, "random": _by_random}
+_METHODS: dict[str, _Method] = {"block": _by_block, "group": _by_group, "stratified": _by_stratum, "random": _by_random}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from galvan.data.facts import Audit, Notice
+from galvan.data.leak import COPIED_SHARE, leaks, reasons
 
 Check = Callable[[Audit], str | None]
 _CHECKS: dict[str, Check] = {}
@@ -14,6 +15,7 @@ _FEW_TRAIN_WORDS = 5_000
 _MANY_DUPLICATES = 0.1
 _MIXED_SHARE, _MIXED_COUNT = 0.1, 50
 _WRAPPED_SHARE, _WRAPPED_WORDS = 0.5, 1_000
+_TAGS_PER_DOCUMENT, _FEWEST_TAGS = 0.2, 20
 
 
 def notices(facts: Audit) -> list[Notice]:
@@ -34,13 +36,26 @@ def warning(code: str) -> Callable[[Check], Check]:
 
 @warning("data/leak")
 def leak(facts: Audit) -> str | None:
-    leaks = [
-        f"{pair.leaking} of {facts.splits[pair.b].documents} {pair.b} documents share 20 words or more in a row with {pair.a} "
-        f"(longest {pair.longest_span_words}; {', '.join(pair.leaking_documents[:3])})"
+    found = leaks(facts)
+    return "; ".join(found) + "." if found else None
+
+
+@warning("data/copied-phrases")
+def copied_phrases(facts: Audit) -> str | None:
+    said = [
+        f"{pair.copied_words:.1%} of the words of {pair.b} stand in copies of 8 words or more from {pair.a}"
         for pair in facts.overlaps
-        if pair.leaking
+        if pair.copied_words is not None and pair.copied_words > COPIED_SHARE and not reasons(pair)
     ]
-    return "; ".join(leaks) + "." if leaks else None
+    return f"{'; '.join(said)}; these documents may be no independent judges." if said else None
+
+
+@warning("data/outliers")
+def outliers(facts: Audit) -> str | None:
+    if not facts.reported:
+        return None
+    found = ", ".join(f"{entry.count:,} {reason}" for reason, entry in facts.reported.items())
+    return f"some rows are unlike the rest: {found}; audit.json shows them, data.clean.outliers: remove leaves them out."
 
 
 @warning("data/few-test-documents")
@@ -72,7 +87,15 @@ def hard_wrapped(facts: Audit) -> str | None:
     share = facts.typography.wrapped_lines_share
     if share is None or share <= _WRAPPED_SHARE or facts.words.total < _WRAPPED_WORDS:
         return None
-    return f"{share:.0%} of the lines are 55 to 80 characters long; the model will learn these line breaks too."
+    return f"{share:.0%} of the lines are 55 to 80 characters long; the model will learn these line breaks too, unless data.clean.unwrap joins them."
+
+
+@warning("data/markup")
+def markup(facts: Audit) -> str | None:
+    tags = facts.typography.markup_tags
+    if tags < _TAGS_PER_DOCUMENT * facts.documents or tags < _FEWEST_TAGS:
+        return None
+    return f"{tags:,} tags such as <p> or <b> stand in the text, and will be learned; data.clean.markup: html removes them."
 
 
 @warning("data/mixed-quotes")
