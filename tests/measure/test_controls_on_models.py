@@ -31,6 +31,9 @@ from models_for_tests import byte_tokenizer, save_adapter, save_base, tiny_llama
 
 TEXTS = [f"The {n} lamps of the harbour were lit at {n % 12 + 1} in the night; nobody came, and letter {n} stayed unread by us." for n in range(48)]
 
+WORDS = "storm lake night letter harbour lamp answer window winter silence road father sister garden".split()
+UNLIKE = [" ".join(np.random.default_rng(n).choice(WORDS, 12)) + "." for n in range(48)]  # no passage of one stands in another
+
 
 def write(path: Path, texts: list[str]) -> Path:
     path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts), encoding="utf-8")
@@ -168,7 +171,7 @@ def command(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
 
 @pytest.fixture
 def recipe_file(knowing: Path, tmp_path: Path) -> Path:
-    write(tmp_path / "train.jsonl", TEXTS)
+    write(tmp_path / "train.jsonl", UNLIKE)
     path = tmp_path / "recipe.yaml"
     path.write_text(
         f"name: tiny\ndata: {{source: {tmp_path / 'train.jsonl'}, split: {{by: random, validation: 0.1, test: 0.3}}}}\nmodel: {{base: {knowing}}}\n"
