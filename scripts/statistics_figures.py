@@ -261,7 +261,14 @@ def public() -> str:
     for name, found in [*kinds.items(), ("all", [v for some in kinds.values() for v in some])]:
         count = found.count("improved")
         ends = scipy.stats.binomtest(count, len(found)).proportion_ci(0.95, "exact")
-        rows.append([name, f"{len(found):,}", str(count), f"{100 * count / len(found):.1f} % ({100 * ends.low:.1f} to {100 * ends.high:.1f} %)"])
+        rows.append(
+            [
+                name,
+                f"{len(found):,}",
+                str(count),
+                f"{100 * count / len(found):.1f} % ({100 * ends.low:.1f} to {100 * ends.high:.1f} %)",
+            ]
+        )
     return table(["comparisons in which nothing was gained", "number", "called *improved*", "share (95 % interval)"], rows)
 
 

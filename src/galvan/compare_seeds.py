@@ -75,7 +75,11 @@ def _asked(run: Path, recipe: Recipe) -> tuple[int, ...]:
         return (own,)
     value = read_json(run / "seeds.json")
     seeds = value.get("training_seeds") if isinstance(value, dict) else None
-    if not isinstance(seeds, list) or not all(type(seed) is int and 0 <= seed < 2**31 for seed in seeds) or len(set(seeds)) < len(seeds):
+    if (
+        not isinstance(seeds, list)
+        or not all(type(seed) is int and 0 <= seed < 2**31 for seed in seeds)
+        or len(set(seeds)) < len(seeds)
+    ):
         raise DataError("run/damaged", "seeds.json: `training_seeds` is not a list of seeds; delete the file and run again.")
     return (own, *(seed for seed in seeds if seed != own))
 

@@ -47,7 +47,9 @@ def beside_real(real: Arm, shuffled: Arm, floor_nats: float) -> ShuffledArm:
     moved = np.abs(shuffled.nll_nats / shuffled.n_tokens - real.nll_nats / real.n_tokens)
     blind = bool(np.median(moved) <= BLIND * floor_nats)
     rise = float(((after - before) * real.n_bytes).sum() / real.nll_nats.sum())
-    return ShuffledArm(len(real.documents), float(real.nll_nats.sum() / real.n_bytes.sum()), rise, _far(before, after, real.n_bytes), blind)
+    return ShuffledArm(
+        len(real.documents), float(real.nll_nats.sum() / real.n_bytes.sum()), rise, _far(before, after, real.n_bytes), blind
+    )
 
 
 def _far(before: FloatArray, after: FloatArray, n_bytes: IntArray) -> bool:
@@ -63,11 +65,20 @@ def judge_shuffled(base: ShuffledArm, tuned: ShuffledArm) -> tuple[Literal["ok",
     figures = f"words shuffled: base {100 * base.rise:+.1f} %, tuned {100 * tuned.rise:+.1f} % of negative log-likelihood, {base.n_documents} documents"
     for name, arm in named:
         if arm.blind:
-            return "failed", f"The {name} arm scores text and the same words in another order alike, so word order does not reach the scores ({figures})."
+            return (
+                "failed",
+                f"The {name} arm scores text and the same words in another order alike, so word order does not reach the scores ({figures}).",
+            )
     for (name, arm), (other, seeing) in (named, named[::-1]):
         if seeing.far_worse and not arm.far_worse and arm.real_nats_per_byte <= seeing.real_nats_per_byte:
-            return "failed", f"The {name} arm finds the text at least as likely as the {other} arm, but hardly minds its words shuffled: they were not scored alike ({figures})."
+            return (
+                "failed",
+                f"The {name} arm finds the text at least as likely as the {other} arm, but hardly minds its words shuffled: they were not scored alike ({figures}).",
+            )
     if base.far_worse and tuned.far_worse:
         return "ok", f"Both arms find the text far less likely with its words shuffled ({figures})."
     lacking = " and ".join(name for name, arm in named if not arm.far_worse)
-    return None, f"Not shown: {lacking} hardly minds shuffled words, as an untrained or ruined model does, or a misaligned scorer ({figures})."
+    return (
+        None,
+        f"Not shown: {lacking} hardly minds shuffled words, as an untrained or ruined model does, or a misaligned scorer ({figures}).",
+    )

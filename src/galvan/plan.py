@@ -39,10 +39,13 @@ class Planned:
     def to_text(self) -> str:
         p = self.plan
         mean = self.n_tokens / p.n_documents
-        lines = [f"{p.n_documents:,} test documents, {self.n_tokens:,} tokens ({mean:.0f} a document), weighing like {p.n_effective:.1f} equal {p.unit}s.", ""]
+        lines = [
+            f"{p.n_documents:,} test documents, {self.n_tokens:,} tokens ({mean:.0f} a document), weighing like {p.n_effective:.1f} equal {p.unit}s.",
+            "",
+        ]
         lines += [f"If gains spread by {row.sd_nats:.2g} nats a token: {_sentence(p.n_documents, row)}" for row in p.rows]
         lines += ["", *_table(p), "", p.assumption]
-        lines.append(f"The margin is {p.margin:g} nats a token. \"equivalent\": the chance of proving that, if nothing changes.")
+        lines.append(f'The margin is {p.margin:g} nats a token. "equivalent": the chance of proving that, if nothing changes.')
         if self.pilot is None:
             lines.append("After a first run, `galvan plan RECIPE --pilot RUN` takes the spread from there.")
         return "\n".join(map(shown, lines))
@@ -64,7 +67,9 @@ def plan(
         story.prepare()
         documents = read_documents(story.folder / "data" / "test.jsonl")
         if not documents:
-            raise DataError("data/no-test", "No document is held out for the test, so nothing could be shown; set data.split.test above 0.")
+            raise DataError(
+                "data/no-test", "No document is held out for the test, so nothing could be shown; set data.split.test above 0."
+            )
         tokens = story.scored_tokens(TEST)
     planned = sensitivity(
         tokens, sds, recipe.evaluation.margin_nats, sources=[d.source for d in documents], positions=[d.position for d in documents],
@@ -83,7 +88,9 @@ def pilot_spreads(folder: Path) -> tuple[float, float, float]:
     found = compare(path, 0.01, read_json(integrity) if integrity.is_file() else None)
     gain, sizes = found.test, paired(read_scores(path), TUNED, TEST)[0].n_tokens
     if gain is None:
-        raise ComparisonRefused("plan/pilot", f"{shown(str(folder))}: this run's comparison is refused, so its spread means nothing: {found.refusal}")
+        raise ComparisonRefused(
+            "plan/pilot", f"{shown(str(folder))}: this run's comparison is refused, so its spread means nothing: {found.refusal}"
+        )
     return _around(gain, kish_size(sizes.astype(float)))
 
 

@@ -29,9 +29,27 @@ from galvan.run import Document
 from galvan.story import Story
 from models_for_tests import byte_tokenizer, save_adapter, save_base, tiny_llama
 
-TEXTS = [f"The {n} lamps of the harbour were lit at {n % 12 + 1} in the night; nobody came, and letter {n} stayed unread by us." for n in range(48)]
+TEXTS = [
+    f"The {n} lamps of the harbour were lit at {n % 12 + 1} in the night; nobody came, and letter {n} stayed unread by us."
+    for n in range(48)
+]
 
-WORDS = "storm lake night letter harbour lamp answer window winter silence road father sister garden".split()
+WORDS = [
+    "storm",
+    "lake",
+    "night",
+    "letter",
+    "harbour",
+    "lamp",
+    "answer",
+    "window",
+    "winter",
+    "silence",
+    "road",
+    "father",
+    "sister",
+    "garden",
+]
 UNLIKE = [" ".join(np.random.default_rng(n).choice(WORDS, 12)) + "." for n in range(48)]  # no passage of one stands in another
 
 
@@ -72,7 +90,9 @@ def test_a_model_that_knows_the_order_of_words_passes(knowing: Path, adapter: Pa
     assert verdict["verdict"] != "refused" and control.n_documents == 8
 
 
-def test_a_scorer_that_is_fed_sorted_tokens_is_refused_by_name(knowing: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scorer_that_is_fed_sorted_tokens_is_refused_by_name(
+    knowing: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(scoring, "encode_texts", lambda tokenizer, texts: [np.sort(ids) for ids in encode_texts(tokenizer, texts)])
     control, verdict = control_of(knowing, adapter, write(tmp_path / "d.jsonl", TEXTS[24:]), tmp_path / "run")
     assert control.status == "failed" and "word order does not reach the scores" in control.reason
@@ -89,7 +109,9 @@ def test_a_base_of_random_weights_is_not_refused(tmp_path: Path) -> None:
 
 
 def test_documents_of_few_words_leave_the_control_undefined(knowing: Path, adapter: Path, tmp_path: Path) -> None:
-    control, verdict = control_of(knowing, adapter, write(tmp_path / "d.jsonl", [f"The {n} lamps were lit at night;" for n in range(12)]), tmp_path / "run")
+    control, verdict = control_of(
+        knowing, adapter, write(tmp_path / "d.jsonl", [f"The {n} lamps were lit at night;" for n in range(12)]), tmp_path / "run"
+    )
     assert control.status is None and "too few words" in control.reason and verdict["verdict"] != "refused"
 
 
@@ -102,7 +124,9 @@ def pair_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=290, initial_alphabet=alphabet, special_tokens=["</s>"], show_progress=False))
+    tokenizer.train_from_iterator(
+        TEXTS, trainers.BpeTrainer(vocab_size=290, initial_alphabet=alphabet, special_tokens=["</s>"], show_progress=False)
+    )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
 
 
@@ -136,7 +160,9 @@ def other_vocabulary(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_whole_model_with_its_own_tokenizer_is_judged_by_bits_per_byte_only(knowing: Path, other_vocabulary: Path, tmp_path: Path) -> None:
+def test_a_whole_model_with_its_own_tokenizer_is_judged_by_bits_per_byte_only(
+    knowing: Path, other_vocabulary: Path, tmp_path: Path
+) -> None:
     judged = galvan.evaluate(knowing, other_vocabulary, write(tmp_path / "d.jsonl", TEXTS[24:]), out=tmp_path / "run")
     fit = judged.verdict["fit"]
     assert judged.verdict["verdict"] == "worse"  # random weights beside ones that know the text
@@ -145,14 +171,19 @@ def test_a_whole_model_with_its_own_tokenizer_is_judged_by_bits_per_byte_only(kn
     assert "not comparable" in (tmp_path / "run" / "analysis.md").read_text()
 
 
-def test_score_judges_several_together_and_says_how_many_were_looked_at(knowing: Path, adapter: Path, other_vocabulary: Path, tmp_path: Path) -> None:
+def test_score_judges_several_together_and_says_how_many_were_looked_at(
+    knowing: Path, adapter: Path, other_vocabulary: Path, tmp_path: Path
+) -> None:
     data = write(tmp_path / "d.jsonl", TEXTS[24:])
     second = save_base(tmp_path / "second", tiny_llama(11))
     scored = pipeline.score(knowing, [adapter, second], data, out=tmp_path / "a")
     assert scored.family is not None and scored.chosen is not None and not scored.chosen.independent
     text = scored.to_text()
     assert "2 candidates were looked at" in text and "both chose among 2 candidates and judge" in text and "by Holm" in text
-    assert "perplexity" not in text.split("2 candidates")[0] and json.loads(scored.to_json())["family"]["candidates"][0]["p_holm"] is not None
+    assert (
+        "perplexity" not in text.split("2 candidates")[0]
+        and json.loads(scored.to_json())["family"]["candidates"][0]["p_holm"] is not None
+    )
     alone = pipeline.score(knowing, [adapter], data, out=tmp_path / "b")
     assert alone.family is None and "candidates" not in alone.to_text()
     mixed = pipeline.score(knowing, [adapter, other_vocabulary], data, out=tmp_path / "c")
@@ -189,12 +220,16 @@ def test_plan_says_before_training_what_could_be_seen_and_loads_no_model(
     monkeypatch.setattr("galvan.models.load_base", never)
     assert command(monkeypatch, "plan", recipe_file, "--out", tmp_path / "p") == 0
     text = capsys.readouterr().out
-    assert "an assumption, not a measurement" in text and re.search(r"If gains spread by 0\.05 nats a token: with these \d+ documents", text)
+    assert "an assumption, not a measurement" in text and re.search(
+        r"If gains spread by 0\.05 nats a token: with these \d+ documents", text
+    )
     assert command(monkeypatch, "plan", recipe_file, "--out", tmp_path / "p", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     n = found["plan"]["n_documents"]
     assert found["pilot"] is None and len(found["plan"]["rows"]) == 3 and f"{n} test documents" in text
-    assert found["n_tokens"] == sum(len(json.loads(line)["text"].encode()) for line in (tmp_path / "p" / "data" / "test.jsonl").open())  # bytes, with BOS
+    assert found["n_tokens"] == sum(
+        len(json.loads(line)["text"].encode()) for line in (tmp_path / "p" / "data" / "test.jsonl").open()
+    )  # bytes, with BOS
 
 
 def test_a_plan_without_a_test_document_is_a_data_error(recipe_file: Path, tmp_path: Path) -> None:
@@ -211,7 +246,9 @@ def test_seeds_give_the_recipe_s_interval_on_one_split_and_resume(
     recipe = json.loads(capsys.readouterr().out)["fit"]["recipe"]
     assert recipe["training_seeds"] == [42, 43, 44] and recipe["ci95"] is not None
     assert len({(p / "data" / "test.jsonl").read_bytes() for p in (run, run / "seeds" / "43", run / "seeds" / "44")}) == 1
-    weights = {(p / "adapter" / "adapter_model.safetensors").read_bytes() for p in (run, run / "seeds" / "43", run / "seeds" / "44")}
+    weights = {
+        (p / "adapter" / "adapter_model.safetensors").read_bytes() for p in (run, run / "seeds" / "43", run / "seeds" / "44")
+    }
     assert len(weights) == 3
     (run / "seeds" / "44" / "verdict.json").unlink()  # killed while the last was judged
     monkeypatch.setattr(Story, "_train_now", lambda *_: pytest.fail("trained again"))
@@ -230,10 +267,14 @@ def counted_parameters_agree_with_peft(run: Path) -> None:
 
     said = json.loads((run / "training.json").read_text())
     recipe = recipes.load(run / "recipe.yaml")
-    model = load_adapter(load_base(Located("base", Path(recipe.model.base)), Model()), Located("a", run / "adapter"), trainable=True)
+    model = load_adapter(
+        load_base(Located("base", Path(recipe.model.base)), Model()), Located("a", run / "adapter"), trainable=True
+    )
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         model.print_trainable_parameters()
     numbers = [int(n.replace(",", "")) for n in re.findall(r"[\d,]+(?= \|\|)", printed.getvalue())]
-    assert said["trainable_parameters"] == numbers[0] == 2 * (2 * (32 + 32) + 2 * (64 + 32))  # two layers, rank 2: q 32 x 32, down 64 x 32
+    assert (
+        said["trainable_parameters"] == numbers[0] == 2 * (2 * (32 + 32) + 2 * (64 + 32))
+    )  # two layers, rank 2: q 32 x 32, down 64 x 32
     assert said["total_parameters"] + said["trainable_parameters"] == numbers[1]

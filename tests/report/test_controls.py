@@ -61,7 +61,10 @@ def test_shuffling_keeps_bytes_and_first_word_and_changes_the_order() -> None:
 
 
 def test_documents_that_cannot_be_shuffled_are_passed_over_and_the_order_follows_from_the_seed() -> None:
-    some = [Document(str(i), text, "s", i) for i, text in enumerate(["short", "one two three four five six seven eight nine", "語" * 50])]
+    some = [
+        Document(str(i), text, "s", i)
+        for i, text in enumerate(["short", "one two three four five six seven eight nine", "語" * 50])
+    ]
     assert [d.id for d in shuffled_documents(some * 2, 8, 42)] == ["1", "1"]
     assert shuffled_documents(some, 8, 42) == shuffled_documents(some, 8, 42)
 
@@ -91,7 +94,11 @@ def test_a_ruined_tuned_model_that_minds_no_order_is_judged_and_not_refused(tmp_
     rewrite(make(tmp_path, Plan(gain_nats=-3.0)), shuffled_like("tuned", 1.01))
     judge(tmp_path)
     found = verdict_of(tmp_path)
-    assert found["verdict"] == "worse" and found["controls"]["shuffled_text"] is None and "shuffled_text: Not shown" in found["controls"]["reason"]
+    assert (
+        found["verdict"] == "worse"
+        and found["controls"]["shuffled_text"] is None
+        and "shuffled_text: Not shown" in found["controls"]["reason"]
+    )
 
 
 def scores_of(arm: str, nats: float, like: str) -> Callable[[Rows], None]:
@@ -114,7 +121,9 @@ def scores_of(arm: str, nats: float, like: str) -> Callable[[Rows], None]:
         ("shuffled_text", shuffled_like("base", 1.0)),
     ],
 )
-def test_each_failing_control_refuses_the_verdict_and_is_named(tmp_path: Path, control: str, change: Callable[[Rows], None]) -> None:
+def test_each_failing_control_refuses_the_verdict_and_is_named(
+    tmp_path: Path, control: str, change: Callable[[Rows], None]
+) -> None:
     judged = judge(rewrite(make(tmp_path), change))
     found, page = verdict_of(tmp_path), (tmp_path / "analysis.md").read_text()
     assert found["verdict"] == "refused" and judged.exit_code() == 4 and found["reason"].startswith("A control failed: ")
@@ -143,7 +152,10 @@ def test_candidates_pay_for_each_other_and_holm_stands_beside(tmp_path: Path) ->
     together, alone = candidates(scores, list(names), 0.01, 42), candidates(scores, ["a0"], 0.01, 42)
     wide, narrow = together.candidates[0].ci95, alone.candidates[0].ci95
     assert wide is not None and narrow is not None and wide.high - wide.low > narrow.high - narrow.low
-    assert all(c.p_holm is not None and c.p_adjusted is not None and c.p_single is not None and c.p_adjusted >= c.p_single for c in together.candidates)
+    assert all(
+        c.p_holm is not None and c.p_adjusted is not None and c.p_single is not None and c.p_adjusted >= c.p_single
+        for c in together.candidates
+    )
     assert together == candidates(scores, list(names), 0.01, 42)  # the seed decides the flips
 
 
@@ -172,7 +184,9 @@ def with_seeds(folder: Path, gains: tuple[float, ...], variant: Plan | None = No
         def shift(rows: Rows, by: float = gain - gains[0]) -> None:
             for i, r in enumerate(rows):
                 if r["arm"] == "tuned" and r["split"] == "test":
-                    rows[i] = score_row("tuned", Document(r["document"], "", r["source"], r["position"]), "test", np.array(r["token_nll_nats"]) - by)
+                    rows[i] = score_row(
+                        "tuned", Document(r["document"], "", r["source"], r["position"]), "test", np.array(r["token_nll_nats"]) - by
+                    )
 
         judge(rewrite(other, shift))
     return folder
@@ -214,7 +228,9 @@ def other_base(folder: Path) -> None:
     def change(rows: Rows) -> None:
         for i, r in enumerate(rows):
             if r["arm"] == "base" and r["split"] == "test":
-                rows[i] = score_row("base", Document(r["document"], "", r["source"], r["position"]), "test", np.array(r["token_nll_nats"]) + 0.1)
+                rows[i] = score_row(
+                    "base", Document(r["document"], "", r["source"], r["position"]), "test", np.array(r["token_nll_nats"]) + 0.1
+                )
 
     rewrite(folder / "seeds" / "43", change)
 
@@ -225,9 +241,17 @@ def lost_document(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("fault", "says"),
-    [(not_done, "not done yet"), (other_recipe, "another recipe"), (refused, "refused"), (other_base, "its base scores other"), (lost_document, "cannot be compared")],
+    [
+        (not_done, "not done yet"),
+        (other_recipe, "another recipe"),
+        (refused, "refused"),
+        (other_base, "its base scores other"),
+        (lost_document, "cannot be compared"),
+    ],
 )
-def test_a_seed_that_may_not_count_leaves_the_recipe_undefined_and_is_named(tmp_path: Path, fault: Callable[[Path], None], says: str) -> None:
+def test_a_seed_that_may_not_count_leaves_the_recipe_undefined_and_is_named(
+    tmp_path: Path, fault: Callable[[Path], None], says: str
+) -> None:
     with_seeds(tmp_path, (0.12, 0.11))
     fault(tmp_path)
     judge(tmp_path)
@@ -245,7 +269,9 @@ def test_a_damaged_list_of_seeds_is_a_data_error(tmp_path: Path) -> None:
 # ---- two tokenizers ----
 
 
-def test_with_two_tokenizers_bits_judge_and_token_figures_are_null_with_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_with_two_tokenizers_bits_judge_and_token_figures_are_null_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The tuned model cuts the same bytes into half as many tokens, each twice as unlikely but for the gain."""
     make(tmp_path, Plan(documents=60))
 

@@ -24,7 +24,9 @@ def token_starts(tokenizer: Any, text: str) -> dict[int, int]:
 
     White space between two tokens belongs to the second, whatever the tokenizer calls its offsets.
     """
-    offsets = tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    offsets = tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False)[
+        "offset_mapping"
+    ]
     starts = {0: 0} if adds_bos(tokenizer) else {}
     for i in range(1, len(offsets)):
         if offsets[i][0] >= offsets[i - 1][1]:
@@ -36,7 +38,10 @@ def common_start(tokenizers: Sequence[Any], document: Document) -> int:
     """The character from which all tokenizers predict the rest of the text; DataError if there is none."""
     shared = set.intersection(*(set(token_starts(tokenizer, document.text)) for tokenizer in tokenizers))
     if not shared:
-        raise DataError("data/too-short", f"Document {shown(document.id)} has no place where all tokenizers begin a token; remove it from the data.")
+        raise DataError(
+            "data/too-short",
+            f"Document {shown(document.id)} has no place where all tokenizers begin a token; remove it from the data.",
+        )
     return min(shared)
 
 
@@ -50,7 +55,11 @@ def scored_from(rows: Sequence[Score], tokenizer: Any, documents: Sequence[Docum
         n_bytes = len(document.text[start:].encode("utf-8"))
         out.append(
             dataclasses.replace(
-                row, n_tokens=len(tokens), n_bytes=n_bytes, nll_nats=float(tokens.astype(np.float64).sum()), token_nll_nats=tokens.tolist()
+                row,
+                n_tokens=len(tokens),
+                n_bytes=n_bytes,
+                nll_nats=float(tokens.astype(np.float64).sum()),
+                token_nll_nats=tokens.tolist(),
             )
         )
     return out

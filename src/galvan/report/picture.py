@@ -53,7 +53,11 @@ def _band(nats: float) -> Interval:
 
 def in_words(test: Gain) -> str:
     """What the picture shows, for those who do not see it."""
-    interval = "no interval" if test.perplexity_change_ci95 is None else "95 % interval {:+.2f} to {:+.2f} %".format(*test.perplexity_change_ci95)
+    interval = (
+        "no interval"
+        if test.perplexity_change_ci95 is None
+        else "95 % interval {:+.2f} to {:+.2f} %".format(*test.perplexity_change_ci95)
+    )
     return (
         f"Perplexity changed by {test.perplexity_change_percent:+.2f} % ({interval}). The margin is {test.margin:g} nats a token, "
         f"about {abs(percent_of_perplexity(test.margin)):.2g} % of perplexity. {sensitivity_sentence(test.n_documents, test.mde80_percent)}"
@@ -75,7 +79,11 @@ def power_svg(test: Gain) -> str:
         f'<path d="M{x(0):.1f} 22V95" stroke="#555" stroke-dasharray="3 3"/><text x="{x(0):.1f}" y="108" text-anchor="middle">0</text>'
         for t in a.ticks()
     )  # fmt: skip
-    whisker = "" if a.whisker is None else f'<path d="M{x(a.whisker.low):.1f} {MIDDLE}H{x(a.whisker.high):.1f}" stroke="#b30000" stroke-width="2.5"/>'
+    whisker = (
+        ""
+        if a.whisker is None
+        else f'<path d="M{x(a.whisker.low):.1f} {MIDDLE}H{x(a.whisker.high):.1f}" stroke="#b30000" stroke-width="2.5"/>'
+    )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" '
         'aria-labelledby="title desc" font-family="sans-serif" font-size="12" fill="#222">\n'
