@@ -99,8 +99,14 @@ def main() -> None:
             rows = texts(asked.megabytes)
             size = sum(len(row.encode()) for row in rows) / 1e6
             for kind, path in write(folder, rows).items():
-                cleaning, whole, other = seconds(lambda p=path: read_and_clean(p)), seconds(lambda p=path: prepared(p)), seconds(lambda p=path: with_datasets(p, folder), 1)  # type: ignore[misc]
-                print(f"{kind}: read and clean {size / cleaning:.1f} MB/s, prepare {size / whole:.1f} MB/s, datasets {size / other:.1f} MB/s; galvan is {other / whole:.2f} times as fast")
+                cleaning, whole, other = (
+                    seconds(lambda p=path: read_and_clean(p)),
+                    seconds(lambda p=path: prepared(p)),
+                    seconds(lambda p=path: with_datasets(p, folder), 1),
+                )  # type: ignore[misc]
+                print(
+                    f"{kind}: read and clean {size / cleaning:.1f} MB/s, prepare {size / whole:.1f} MB/s, datasets {size / other:.1f} MB/s; galvan is {other / whole:.2f} times as fast"
+                )
     count = 1_000_000 if asked.full else asked.rows
     base = texts(count * 0.9 * 400 / 1e6, seed=1)
     sentences = [part for row in base for part in row.split("\n\n")][: round(count * 0.9)]
@@ -108,7 +114,9 @@ def main() -> None:
     begun = time.process_time()
     found = near_duplicates(many, 0.8)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"near duplicates: {len(many):,} rows, {len(found):,} found of {count - len(sentences):,} planted, in {time.process_time() - begun:.0f} s of one core, {peak:.2f} GiB at most")
+    print(
+        f"near duplicates: {len(many):,} rows, {len(found):,} found of {count - len(sentences):,} planted, in {time.process_time() - begun:.0f} s of one core, {peak:.2f} GiB at most"
+    )
 
 
 if __name__ == "__main__":

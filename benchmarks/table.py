@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.timing import Row
 from benchmarks.workload import Workload
-from galvan.run import write_text
+from galvan.rundir import write_text
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"

@@ -17,7 +17,7 @@ from benchmarks.timing import Row, take_turns, throughput
 from benchmarks.workload import SEED, TRAINING, Workload
 from galvan import models
 from galvan.data.tokens import TokenRow
-from galvan.run import read_rows
+from galvan.rundir import read_rows
 from galvan.training.loop import train
 
 AGREEMENT_NATS = 1e-3  # of the mean loss of the steps: a faster loop that learns something else is no faster

@@ -10,7 +10,7 @@ from galvan.data.read import read
 from galvan.data.tokens import TokenRow, training_rows
 from galvan.models import Located
 from galvan.recipe import Lora, Model, Training
-from galvan.run import Document
+from galvan.rundir import Document
 
 SEED = 42
 MAX_TOKENS = 514  # no letter is longer

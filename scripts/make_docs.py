@@ -1,6 +1,6 @@
 """Write the pages under docs/ that follow from the code: recipe, commands, causes. A test checks that they are current.
 
-    python scripts/make_docs.py [--check]
+python scripts/make_docs.py [--check]
 """
 
 from __future__ import annotations
@@ -25,7 +25,13 @@ def _cell(text: str) -> str:
 def recipe_page() -> str:
     """Every option with its default and its sentence."""
     defaults = recipe.Recipe().model_dump(mode="json")
-    lines = [NOTE, "# Recipe", "", "`galvan init` writes all of this as a commented file; `--set a.b=value` overrides one option.", ""]
+    lines = [
+        NOTE,
+        "# Recipe",
+        "",
+        "`galvan init` writes all of this as a commented file; `--set a.b=value` overrides one option.",
+        "",
+    ]
     lines += ["| option | default | meaning |", "| --- | --- | --- |"]
     for name, field in recipe.options():
         value = defaults
@@ -68,7 +74,13 @@ def main() -> None:
             if "--check" not in sys.argv:
                 path.parent.mkdir(exist_ok=True)
                 path.write_text(text, encoding="utf-8")
-    print("written: " + ", ".join(stale) if stale and "--check" not in sys.argv else "stale: " + ", ".join(stale) if stale else "all current")
+    print(
+        "written: " + ", ".join(stale)
+        if stale and "--check" not in sys.argv
+        else "stale: " + ", ".join(stale)
+        if stale
+        else "all current"
+    )
     if stale and "--check" in sys.argv:
         sys.exit(1)
 

@@ -25,13 +25,13 @@ from galvan.data.tokens import IGNORE, TokenRow
 from galvan.measure.scoring import score
 from galvan.models import Located, load_base, load_tokenizer
 from galvan.recipe import Model, Training
-from galvan.run import Document, fingerprint, write_text
+from galvan.rundir import Document, fingerprint, write_text
 from galvan.text import sentence_ends, tidy
 from galvan.training.loop import train
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 CONTEXT = 512
-PROMPTS = ("The night was cold, and", "\"I do not believe it,\" said")
+PROMPTS = ("The night was cold, and", '"I do not believe it," said')
 
 
 class Printed:
@@ -61,7 +61,12 @@ def train_tokenizer(texts: Sequence[str], size: int) -> PreTrainedTokenizerFast:
         [processors.ByteLevel(trim_offsets=False), processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 0)])]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=bpe, bos_token=BOS, eos_token=EOS, pad_token=PAD, model_max_length=2 * CONTEXT, clean_up_tokenization_spaces=False
+        tokenizer_object=bpe,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        model_max_length=2 * CONTEXT,
+        clean_up_tokenization_spaces=False,
     )
 
 
@@ -126,8 +131,13 @@ def main() -> None:
     probe = Windows(tokenizer, [texts[f.name] for f in held], arguments.seed)(0)[::12]
     identity = fingerprint({"config": config.to_dict(), "texts": [fingerprint(t) for t in training_texts]})
     arguments.out.mkdir(parents=True, exist_ok=True)
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {sum(len(ids) for ids, _ in windows.books):,} training tokens", flush=True)
-    trained = train(model, windows, settings, arguments.seed, arguments.out / "work", validation=probe, identity=identity, progress=Printed())
+    print(
+        f"{sum(p.numel() for p in model.parameters()):,} parameters, {sum(len(ids) for ids, _ in windows.books):,} training tokens",
+        flush=True,
+    )
+    trained = train(
+        model, windows, settings, arguments.seed, arguments.out / "work", validation=probe, identity=identity, progress=Printed()
+    )
 
     folder = arguments.out / "spark"
     model.to(torch.bfloat16).save_pretrained(folder)
@@ -152,7 +162,11 @@ def figures(folder: Path, held: dict[str, str]) -> dict[str, Any]:
     for name, text in held.items():
         row = score(model, tokenizer, [Document(name, text, name, 0)], "base", "held-out", CONTEXT)[0]
         nats_per_byte = row.nll_nats / row.n_bytes
-        scores[name] = {"bits_per_byte": nats_per_byte / math.log(2), "perplexity": math.exp(row.nll_nats / row.n_tokens), "n_bytes": row.n_bytes}
+        scores[name] = {
+            "bits_per_byte": nats_per_byte / math.log(2),
+            "perplexity": math.exp(row.nll_nats / row.n_tokens),
+            "n_bytes": row.n_bytes,
+        }
     samples = []
     for prompt in PROMPTS:
         torch.manual_seed(1)

@@ -22,7 +22,7 @@ import numpy as np
 import scipy.stats
 
 from galvan.compare import compare
-from galvan.run import Document
+from galvan.rundir import Document
 from galvan.statistics import (
     documents_needed,
     equivalence_power,

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from galvan import recipe as recipes
 from galvan.compare import _COLUMNS
 from galvan.measure.facts import AdapterState, FileFacts, FunctionFacts, Integrity, LiveFacts, ModuleDelta
-from galvan.run import Document, write_json, write_rows, write_text
+from galvan.rundir import Document, write_json, write_rows, write_text
 
 TOKENS, BYTES_PER_TOKEN = 230, 4
 ORIGIN = (

@@ -23,7 +23,9 @@ model: {base: tiny, dtype: float32, device: cpu}
 training: {epochs: 1, batch_size: 4, learning_rate: 1e-2, evaluations: 1, probe_documents: 4, lora: {rank: 2}}
 evaluation: {tokens_per_pass: 512}
 """
-LETTERS = "text\n" + "".join(f'"Letter {n * 37 % 101}: the wind rose on day {n}, and I waited {n * n % 13} hours."\n' for n in range(40))
+LETTERS = "text\n" + "".join(
+    f'"Letter {n * 37 % 101}: the wind rose on day {n}, and I waited {n * n % 13} hours."\n' for n in range(40)
+)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +125,17 @@ def test_no_command_shows_the_help_as_usage(place: Path) -> None:
 def test_init_writes_a_recipe_that_runs_as_it_is(place: Path) -> None:
     done = galvan("init", "new/deep", cwd=place)
     assert (done.code, done.out, done.err) == (0, "new/deep/recipe.yaml\n", "")
-    done = galvan("prepare", "new/deep/recipe.yaml", "--set", "model.base=tiny", "--set", "data.source=letters.csv", "--offline", "--json", cwd=place)
+    done = galvan(
+        "prepare",
+        "new/deep/recipe.yaml",
+        "--set",
+        "model.base=tiny",
+        "--set",
+        "data.source=letters.csv",
+        "--offline",
+        "--json",
+        cwd=place,
+    )
     assert done.code == 0 and json.loads(done.out)["run"] == "runs/run"
 
 
@@ -142,7 +154,9 @@ def test_init_writes_a_recipe_that_runs_as_it_is(place: Path) -> None:
     ],
     ids=["missing", "empty", "column", "undecodable", "escapes", "line break"],
 )  # fmt: skip
-def test_data_that_cannot_be_read_is_one_sentence_and_exit_code_3(name: str, content: bytes | None, sentence: str, place: Path) -> None:
+def test_data_that_cannot_be_read_is_one_sentence_and_exit_code_3(
+    name: str, content: bytes | None, sentence: str, place: Path
+) -> None:
     if content is not None:
         (place / name).write_bytes(content)
     assert refused(galvan("run", "recipe.yaml", "--set", f"data.source={name}", cwd=place), 3) == sentence
@@ -169,14 +183,31 @@ def test_too_few_documents_to_split_are_refused(count: int, place: Path) -> None
 
 def test_a_model_that_cannot_be_used_is_one_sentence_and_exit_code_4(place: Path, tiny: Path) -> None:
     def with_base(name: str) -> str:
-        return refused(galvan("run", "recipe.yaml", "--offline", "--set", f"model.base={name}", cwd=place, env={"HF_HOME": str(place / "hub")}), 4)
+        return refused(
+            galvan(
+                "run", "recipe.yaml", "--offline", "--set", f"model.base={name}", cwd=place, env={"HF_HOME": str(place / "hub")}
+            ),
+            4,
+        )
 
-    assert with_base("./none") == "error[model/missing]: There is no model ./none: no such folder, and not a Hub id; bundled: galvan/spark."
-    assert with_base("some/one") == "error[model/not-cached]: some/one is neither a folder nor whole in the Hub's cache, and --offline was asked for."
-    assert with_base("letters.csv") == "error[model/not-a-folder]: letters.csv is a file; a model is a folder with its config and safetensors."
+    assert (
+        with_base("./none")
+        == "error[model/missing]: There is no model ./none: no such folder, and not a Hub id; bundled: galvan/spark."
+    )
+    assert (
+        with_base("some/one")
+        == "error[model/not-cached]: some/one is neither a folder nor whole in the Hub's cache, and --offline was asked for."
+    )
+    assert (
+        with_base("letters.csv")
+        == "error[model/not-a-folder]: letters.csv is a file; a model is a folder with its config and safetensors."
+    )
     shutil.copytree(tiny, place / "mute")
     (place / "mute" / "tokenizer.json").unlink()
-    assert with_base("mute") == "error[model/no-tokenizer]: mute has no tokenizer in its folder; save one there with tokenizer.save_pretrained."
+    assert (
+        with_base("mute")
+        == "error[model/no-tokenizer]: mute has no tokenizer in its folder; save one there with tokenizer.save_pretrained."
+    )
     shutil.copytree(tiny, place / "cut")
     with (place / "cut" / "model.safetensors").open("r+b") as stream:
         stream.truncate(5000)
@@ -187,7 +218,10 @@ def test_a_model_that_cannot_be_used_is_one_sentence_and_exit_code_4(place: Path
 def test_an_unknown_target_names_what_exists_and_leaves_no_adapter(place: Path) -> None:
     done = galvan("run", "recipe.yaml", "--set", "training.lora.targets=[q_porj]", cwd=place)
     names = "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
-    assert refused(done, 4) == f"error[training/target]: training.lora.targets: `q_porj` matches no linear layer of tiny; it has {names}."
+    assert (
+        refused(done, 4)
+        == f"error[training/target]: training.lora.targets: `q_porj` matches no linear layer of tiny; it has {names}."
+    )
     assert not (place / "runs/small/adapter").exists()
 
 
@@ -196,8 +230,13 @@ def test_an_unknown_target_names_what_exists_and_leaves_no_adapter(place: Path) 
 
 def test_an_unwritable_folder_is_one_sentence_and_exit_code_5(place: Path) -> None:
     done = galvan("run", "recipe.yaml", "--out", "letters.csv/run", cwd=place)
-    assert refused(done, 5) == "error[disk/unwritable]: letters.csv/run: cannot be written: Not a directory; choose another folder with --out."
-    assert refused(galvan("run", "recipe.yaml", "--out", "letters.csv", cwd=place), 5).startswith("error[disk/unwritable]: letters.csv")
+    assert (
+        refused(done, 5)
+        == "error[disk/unwritable]: letters.csv/run: cannot be written: Not a directory; choose another folder with --out."
+    )
+    assert refused(galvan("run", "recipe.yaml", "--out", "letters.csv", cwd=place), 5).startswith(
+        "error[disk/unwritable]: letters.csv"
+    )
 
 
 @pytest.mark.parametrize("file_bytes", [500, 4_000, 20_000])
@@ -253,7 +292,9 @@ def test_doctor_tells_facts_as_text_and_as_json(place: Path) -> None:
     done = galvan("doctor", "--json", cwd=place)
     facts = json.loads(done.out)
     assert (done.code, done.err, facts["schema_version"]) == (0, "", 1)
-    assert facts["cores"] >= 1 and facts["free_disk_bytes"] > 0 and facts["versions"]["torch"] and isinstance(facts["problems"], list)
+    assert (
+        facts["cores"] >= 1 and facts["free_disk_bytes"] > 0 and facts["versions"]["torch"] and isinstance(facts["problems"], list)
+    )
     text = galvan("doctor", cwd=place, env={"HF_HUB_CACHE": "/x"}).out
     assert text.startswith(f"Python {facts['python']} on ") and f"Device {facts['device']}: {facts['device_reason']}" in text
 
@@ -271,7 +312,16 @@ def test_a_version_with_letters_in_it_is_compared_by_its_numbers(monkeypatch: py
 def test_hostile_names_and_texts_never_reach_the_terminal_raw(place: Path) -> None:
     """Data, file names, folders and model names with escape sequences, a whole run long."""
     hostile = "\x1b[31m\u202e\u200b\x9b"
-    rows = "".join(json.dumps({"text": f"Letter {n}{hostile}: {n * 37 % 101} winds rose, and I waited {n * n % 13} hours.", "source": f"{hostile}{n % 4}"}) + "\n" for n in range(40))
+    rows = "".join(
+        json.dumps(
+            {
+                "text": f"Letter {n}{hostile}: {n * 37 % 101} winds rose, and I waited {n * n % 13} hours.",
+                "source": f"{hostile}{n % 4}",
+            }
+        )
+        + "\n"
+        for n in range(40)
+    )
     (place / f"{hostile}.jsonl").write_text(rows)
     (place / f"tiny{hostile}").symlink_to("tiny")
     settings = ["--set", f"data.source={hostile}.jsonl", "--set", f"model.base=tiny{hostile}", "--out", f"runs/{hostile}"]
@@ -297,12 +347,16 @@ def test_a_pipe_and_no_color_mean_no_escape_sequences_and_quiet_means_less(place
 def test_a_closed_pipe_ends_quietly(place: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run([sys.executable, "-m", "galvan", "explain", "--all"], cwd=place, stdout=writer, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "galvan", "explain", "--all"], cwd=place, stdout=writer, stderr=subprocess.PIPE, text=True
+    )
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_bug_of_ours_keeps_its_traceback_and_asks_for_a_report(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bug_of_ours_keeps_its_traceback_and_asks_for_a_report(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from galvan import cli, recipe
 
     def broken(*_: object) -> None:
@@ -317,8 +371,12 @@ def test_a_bug_of_ours_keeps_its_traceback_and_asks_for_a_report(monkeypatch: py
     assert said.endswith("This is a bug in galvan, not a mistake of yours: please report it with the lines above.\n")
 
 
-@pytest.mark.parametrize("failure", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")])
-def test_memory_that_gives_out_is_exit_code_5(failure: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "failure", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")]
+)
+def test_memory_that_gives_out_is_exit_code_5(
+    failure: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from galvan import cli, recipe
 
     def greedy(*_: object) -> None:
@@ -329,4 +387,7 @@ def test_memory_that_gives_out_is_exit_code_5(failure: Exception, monkeypatch: p
     with pytest.raises(SystemExit) as caught:
         cli.main()
     assert caught.value.code == 5
-    assert capsys.readouterr().err == "error[memory/full]: This machine's memory is not enough; use a smaller model or fewer evaluation.tokens_per_pass.\n"
+    assert (
+        capsys.readouterr().err
+        == "error[memory/full]: This machine's memory is not enough; use a smaller model or fewer evaluation.tokens_per_pass.\n"
+    )

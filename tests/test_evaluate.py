@@ -19,7 +19,9 @@ from galvan import pipeline
 from galvan.cli import main
 from models_for_tests import save_adapter, save_base, tiny_llama, tiny_mistral
 
-DOCUMENTS = [f"The {n} lamps of the harbour were lit at {n % 12 + 1}; nobody came, and letter {n} stayed unread." for n in range(24)]
+DOCUMENTS = [
+    f"The {n} lamps of the harbour were lit at {n % 12 + 1}; nobody came, and letter {n} stayed unread." for n in range(24)
+]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +58,9 @@ def naive_perplexity(model: torch.nn.Module, tokenizer: object) -> float:
     return float(np.exp(total / count))
 
 
-def test_an_adapter_saved_by_plain_peft_is_judged(base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_adapter_saved_by_plain_peft_is_judged(
+    base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     adapter = save_adapter(tmp_path / "adapter", AutoModelForCausalLM.from_pretrained(base))
     code = command(monkeypatch, "evaluate", base, adapter, "--data", data, "--out", tmp_path / "run", "--json")
     verdict = verdict_of(capsys)
@@ -71,12 +75,23 @@ def test_an_adapter_saved_by_plain_peft_is_judged(base: Path, data: Path, tmp_pa
     assert code == {"improved": 0, "worse": 1, "equivalent": 1, "inconclusive": 6}[verdict["verdict"]]
 
 
-def test_an_adapter_trained_by_trl_is_judged_improved(base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_adapter_trained_by_trl_is_judged_improved(
+    base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     trainer = SFTTrainer(
         model=AutoModelForCausalLM.from_pretrained(base),
         processing_class=AutoTokenizer.from_pretrained(base),
         train_dataset=Dataset.from_dict({"text": DOCUMENTS[:16]}),
-        args=SFTConfig(output_dir=str(tmp_path / "trl"), max_steps=12, learning_rate=1e-2, per_device_train_batch_size=8, report_to=[], use_cpu=True, save_strategy="no", bf16=False),
+        args=SFTConfig(
+            output_dir=str(tmp_path / "trl"),
+            max_steps=12,
+            learning_rate=1e-2,
+            per_device_train_batch_size=8,
+            report_to=[],
+            use_cpu=True,
+            save_strategy="no",
+            bf16=False,
+        ),
         peft_config=LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM"),
     )
     trainer.train()
@@ -90,12 +105,21 @@ def test_an_adapter_trained_by_trl_is_judged_improved(base: Path, data: Path, tm
 
 @pytest.mark.parametrize(("fault", "code"), [("zero", "B07"), ("renamed", "B01")])
 def test_a_dead_adapter_is_refused_before_any_perplexity_is_printed(
-    fault: str, code: str, base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    fault: str,
+    code: str,
+    base: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     adapter = save_adapter(tmp_path / "adapter", AutoModelForCausalLM.from_pretrained(base), trained=fault != "zero")
     if fault == "renamed":
         weights = load_file(adapter / "adapter_model.safetensors")
-        save_file({name.replace("base_model.model.", "base_model.model._orig_mod."): w for name, w in weights.items()}, adapter / "adapter_model.safetensors")
+        save_file(
+            {name.replace("base_model.model.", "base_model.model._orig_mod."): w for name, w in weights.items()},
+            adapter / "adapter_model.safetensors",
+        )
     assert command(monkeypatch, "evaluate", base, adapter, "--data", data, "--out", tmp_path / "run") == 4
     shown = capsys.readouterr()
     assert code in shown.out
@@ -136,10 +160,12 @@ def test_score_refuses_the_dead_adapter_and_scores_the_live_one(base: Path, data
     from galvan.data.tokens import training_rows
     from galvan.models import Located, load_tuned
     from galvan.recipe import Model
-    from galvan.run import Document
+    from galvan.rundir import Document
     from galvan.training.loop import evaluate_rows
 
-    rows = training_rows(AutoTokenizer.from_pretrained(base), [Document(str(i), t, "s", i) for i, t in enumerate(DOCUMENTS)], None, learn_eos=False)
+    rows = training_rows(
+        AutoTokenizer.from_pretrained(base), [Document(str(i), t, "s", i) for i, t in enumerate(DOCUMENTS)], None, learn_eos=False
+    )
     place = Located(str(base), base)
     nll = {}
     for name, tuned in (("base", place), ("tuned", Located(str(live), live))):

@@ -25,7 +25,7 @@ ORDER = [
     {"measure"},
     {"compare", "compare_seeds", "compare_shuffled"},
     {"diagnosis"},
-    {"notebook", "report"},
+    {"notebook", "preflight", "report"},
     {"plan", "story"},
     {"doctor", "pipeline"},
     {"cli"},
@@ -73,7 +73,10 @@ def test_the_check_of_imports_sees_an_import_that_goes_up(tmp_path: Path) -> Non
     assert imported(path) == {"cli", "report"}
 
 
-@pytest.mark.parametrize("module", ["galvan", "galvan.report", "galvan.diagnosis", "galvan.compare", "galvan.statistics", "galvan.data.prepare", "galvan.cli"])
+@pytest.mark.parametrize(
+    "module",
+    ["galvan", "galvan.report", "galvan.diagnosis", "galvan.compare", "galvan.statistics", "galvan.data.prepare", "galvan.cli"],
+)
 def test_judging_and_the_command_line_import_no_torch(module: str) -> None:
     code = f"import sys, {module}; print([m for m in {HEAVY!r} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
@@ -88,7 +91,9 @@ def test_library_functions_stay_functions_after_their_modules_are_imported() -> 
 
 
 def test_generated_pages_are_current() -> None:
-    done = subprocess.run([sys.executable, ROOT / "scripts" / "make_docs.py", "--check"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "make_docs.py", "--check"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout
 
 

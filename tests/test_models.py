@@ -70,9 +70,17 @@ def test_the_bundled_base_and_a_folder_are_found(base: Path, monkeypatch: pytest
         ("galvan/sprak", "missing", "There is no model galvan/sprak: no such folder, and not a Hub id; bundled: galvan/spark."),
         ("a/b/c", "missing", "There is no model a/b/c: no such folder, and not a Hub id; bundled: galvan/spark."),
         ("", "missing", "There is no model : no such folder, and not a Hub id; bundled: galvan/spark."),
-        ("\x1b[31m\u202e", "missing", "There is no model \\u001b[31m\\u202e: no such folder, and not a Hub id; bundled: galvan/spark."),
+        (
+            "\x1b[31m\u202e",
+            "missing",
+            "There is no model \\u001b[31m\\u202e: no such folder, and not a Hub id; bundled: galvan/spark.",
+        ),
         ("a\0b", "missing", "There is no model a\\u0000b: no such folder, and not a Hub id; bundled: galvan/spark."),
-        ("~nobody-of-this-name/x", "missing", "There is no model ~nobody-of-this-name/x: no such folder, and not a Hub id; bundled: galvan/spark."),
+        (
+            "~nobody-of-this-name/x",
+            "missing",
+            "There is no model ~nobody-of-this-name/x: no such folder, and not a Hub id; bundled: galvan/spark.",
+        ),
         ("x" * 5000, "missing", f"There is no model {'x' * 5000}: no such folder, and not a Hub id; bundled: galvan/spark."),
         ("file", "not-a-folder", "file is a file; a model is a folder with its config and safetensors."),
     ],
@@ -142,7 +150,10 @@ def test_offline_by_environment_asks_nothing(hub: Hub, monkeypatch: pytest.Monke
 def test_each_refusal_of_the_hub_has_its_sentence(hub: Hub) -> None:
     hub.gated.add("meta/secret")
     sentences = {
-        "someone/none": ("model/missing", "There is no model someone/none: no such folder, and no such Hub repository that you may read."),
+        "someone/none": (
+            "model/missing",
+            "There is no model someone/none: no such folder, and no such Hub repository that you may read.",
+        ),
         "someone/tiny@v9": ("model/revision", "someone/tiny has no revision `v9` on the Hub."),
         "meta/secret": ("model/gated", "meta/secret is gated: accept its terms on the Hub and log in with `hf auth login`."),
     }
@@ -162,7 +173,9 @@ def test_a_hub_that_fails_or_is_gone_is_a_matter_of_the_network(hub: Hub, monkey
     hub.broken = True
     code, message = refused(locate, "someone/tiny")
     assert code == "network/hub"
-    assert message.startswith("someone/tiny is neither a folder nor whole in the Hub's cache, and the Hub could not be reached: Server error '500")
+    assert message.startswith(
+        "someone/tiny is neither a folder nor whole in the Hub's cache, and the Hub could not be reached: Server error '500"
+    )
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{unused.getsockname()[1]}")
@@ -191,7 +204,18 @@ def test_a_file_truncated_anywhere_is_corrupt(base: Path, tmp_path: Path) -> Non
     content, path = (base / "model.safetensors").read_bytes(), tmp_path / "model.safetensors"
     header = 8 + int.from_bytes(content[:8], "little")
     rng = random.Random(1)
-    for length in {0, 1, 7, 8, 9, header - 1, header, header + 1, len(content) - 1, *(rng.randrange(len(content)) for _ in range(60))}:
+    for length in {
+        0,
+        1,
+        7,
+        8,
+        9,
+        header - 1,
+        header,
+        header + 1,
+        len(content) - 1,
+        *(rng.randrange(len(content)) for _ in range(60)),
+    }:
         path.write_bytes(content[:length])
         code, message = refused(models.safetensors_header, path)
         assert code == "model/corrupt" and message.startswith(f"{path}: not a whole safetensors file: "), length
@@ -241,7 +265,9 @@ def test_a_header_that_claims_gigabytes_is_not_read(tmp_path: Path) -> None:
     with path.open("wb") as stream:
         stream.write((200_000_000).to_bytes(8, "little"))
         stream.truncate(300_000_000)  # a hole, no disk is used
-    message = f"{path}: not a whole safetensors file: its header claims 200,000,000 bytes of 300,000,000; download or save it again."
+    message = (
+        f"{path}: not a whole safetensors file: its header claims 200,000,000 bytes of 300,000,000; download or save it again."
+    )
     assert refused(models.safetensors_header, path) == ("model/corrupt", message)
 
 
@@ -360,7 +386,9 @@ def test_the_tokenizer_of_a_folder_is_the_one_that_was_saved(base: Path) -> None
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, cuda: bool = False, bf16: bool = False, mps: bool = False) -> None:
-    monkeypatch.setattr(torch, "cuda", SimpleNamespace(is_available=lambda: cuda, get_device_name=lambda: "H200", is_bf16_supported=lambda: bf16))
+    monkeypatch.setattr(
+        torch, "cuda", SimpleNamespace(is_available=lambda: cuda, get_device_name=lambda: "H200", is_bf16_supported=lambda: bf16)
+    )
     monkeypatch.setattr(torch.backends, "mps", SimpleNamespace(is_available=lambda: mps))
 
 
@@ -368,8 +396,14 @@ def test_the_device_is_chosen_with_its_reason(monkeypatch: pytest.MonkeyPatch) -
     pretend(monkeypatch)
     assert models.choose_device("auto") == Choice("cpu", "no GPU is there")
     assert models.choose_device("cpu") == Choice("cpu", "asked for in the recipe")
-    assert refused(models.choose_device, "cuda") == ("model/device", "model.device is cuda, but this PyTorch sees no GPU; use cpu or auto.")
-    assert refused(models.choose_device, "mps") == ("model/device", "model.device is mps, but this PyTorch has none; use cpu or auto.")
+    assert refused(models.choose_device, "cuda") == (
+        "model/device",
+        "model.device is cuda, but this PyTorch sees no GPU; use cpu or auto.",
+    )
+    assert refused(models.choose_device, "mps") == (
+        "model/device",
+        "model.device is mps, but this PyTorch has none; use cpu or auto.",
+    )
     pretend(monkeypatch, mps=True)
     assert models.choose_device("auto") == Choice("mps", "Apple's GPU is there")
     pretend(monkeypatch, cuda=True, mps=True)
@@ -418,7 +452,10 @@ def test_fingerprints_change_with_weights_tokenizer_and_template_each_for_itself
 def test_a_target_that_matches_nothing_is_answered_with_the_names_there_are(target: str) -> None:
     code, message = refused(models.add_lora, tiny_llama(), Lora(targets=["q_proj", target]), "NAME", None, 1)
     names = "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
-    assert (code, message) == ("training/target", f"training.lora.targets: `{target}` matches no linear layer of NAME; it has {names}.")
+    assert (code, message) == (
+        "training/target",
+        f"training.lora.targets: `{target}` matches no linear layer of NAME; it has {names}.",
+    )
 
 
 def test_the_linear_layers_of_gpt2_are_known_too() -> None:
@@ -437,7 +474,9 @@ def test_a_fresh_lora_changes_nothing_and_names_its_base_and_revision(base: Path
 
 def test_a_bare_config_makes_a_model_that_depends_on_the_seed_alone(base: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes((base / "config.json").read_bytes())
-    first, again, other = (models.initialize(path, seed) for path, seed in [(tmp_path, 1), (tmp_path / "config.json", 1), (tmp_path, 2)])
+    first, again, other = (
+        models.initialize(path, seed) for path, seed in [(tmp_path, 1), (tmp_path / "config.json", 1), (tmp_path, 2)]
+    )
     same = [torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True)]
     assert all(same) and not torch.equal(first.lm_head.weight, other.lm_head.weight)
     (tmp_path / "config.json").write_text('{"model_type": "no-such-model"}')

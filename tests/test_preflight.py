@@ -15,7 +15,7 @@ from galvan.errors import DataError, ResourceError
 from galvan.models import Choice, Located
 from galvan.preflight import Preflight, errors, preflight, size_of, warnings
 from galvan.recipe import Recipe, from_text
-from galvan.run import Document, read_json
+from galvan.rundir import Document, read_json
 from galvan.story import Story
 from models_for_tests import save_base, tiny_gpt2, tiny_llama
 
@@ -44,7 +44,16 @@ def flown(base: Located, rows: list[TokenRow], *settings: str) -> tuple[Prefligh
 
 def test_figures_are_those_worked_by_hand(base: Located) -> None:
     rows = [row(10)] * 30 + [row(20, end=False, cut=5)] * 10
-    found, _ = flown(base, rows, "training.epochs=2", "training.batch_size=4", "training.accumulation=2", "training.schedule=constant", "training.warmup_ratio=0.2", "training.learning_rate=1e-3")
+    found, _ = flown(
+        base,
+        rows,
+        "training.epochs=2",
+        "training.batch_size=4",
+        "training.accumulation=2",
+        "training.schedule=constant",
+        "training.warmup_ratio=0.2",
+        "training.learning_rate=1e-3",
+    )
     assert (found.rows, found.tokens, found.supervised_tokens) == (40, 30 * 10 + 10 * 20, 30 * 9 + 10 * 19)
     assert (found.truncated_rows, found.truncated_tokens, found.eos_kept_share) == (10, 50, 0.75)
     # 40 rows in batches of 8: 5 steps an epoch, 10 in all, 2 of them warm-up at half and full rate.
@@ -104,14 +113,23 @@ def test_nothing_to_learn_and_no_memory_are_refused(base: Located) -> None:
 
 def begun(tmp_path: Path, base: Located, texts: list[str], *settings: str) -> Story:
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    asked = from_text("", "test", [f"model.base={base.path}", f"data.source={tmp_path / 'a.jsonl'}", "data.split.by=random", "training.epochs=1", *settings])
+    asked = from_text(
+        "",
+        "test",
+        [f"model.base={base.path}", f"data.source={tmp_path / 'a.jsonl'}", "data.split.by=random", "training.epochs=1", *settings],
+    )
     return Story.begin(asked, tmp_path / "run", None, True)
 
 
-TEXTS = [f"The {n} lamps of the harbour were lit at {n % 12 + 1}; nobody came, and letter {n} stayed unread by number {n * n}." for n in range(40)]
+TEXTS = [
+    f"The {n} lamps of the harbour were lit at {n % 12 + 1}; nobody came, and letter {n} stayed unread by number {n * n}."
+    for n in range(40)
+]
 
 
-def test_a_leaking_split_stops_the_run_before_a_model_is_loaded_and_leaves_its_audit(tmp_path: Path, base: Located, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_leaking_split_stops_the_run_before_a_model_is_loaded_and_leaves_its_audit(
+    tmp_path: Path, base: Located, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(models, "load_base", lambda *a, **k: pytest.fail("a model was loaded"))
     story = begun(tmp_path, base, [*TEXTS, *(text.upper() for text in TEXTS)], "data.clean.near_duplicates=null")
     for _ in range(2):  # it is refused again, not reused
@@ -126,7 +144,18 @@ def test_a_leaking_split_stops_the_run_before_a_model_is_loaded_and_leaves_its_a
 
 def test_preparing_writes_preflight_and_recutting_trains(tmp_path: Path, base: Located) -> None:
     texts = [" ".join(f"Sentence {n} of book {book} is here." for n in range(60)) for book in range(8)]
-    story = begun(tmp_path, base, texts, "data.recut=true", "data.document_tokens=128", "training.epochs=2", "data.split.by=block", "data.split.blocks=2", "data.split.leaks=allow", "data.clean.near_duplicates=null")
+    story = begun(
+        tmp_path,
+        base,
+        texts,
+        "data.recut=true",
+        "data.document_tokens=128",
+        "training.epochs=2",
+        "data.split.by=block",
+        "data.split.blocks=2",
+        "data.split.leaks=allow",
+        "data.clean.near_duplicates=null",
+    )
     found = story.prepare()
     written = read_json(tmp_path / "run" / "preflight.json")
     assert written["rows"] == found.rows == len((tmp_path / "run" / "data" / "train.jsonl").read_text().splitlines())

@@ -242,7 +242,10 @@ def test_a_file_that_cannot_be_a_recipe_says_why(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     assert said(tmp_path / "none.yaml") == ("recipe/missing", "There is no recipe none.yaml; `galvan init` writes one.")
     assert said(tmp_path / "folder") == ("recipe/missing", "folder is a folder; a recipe is a YAML file.")
-    assert said(tmp_path / "binary.yaml") == ("recipe/unreadable", "binary.yaml line 2: byte 0xff is not UTF-8; a recipe is a YAML text.")
+    assert said(tmp_path / "binary.yaml") == (
+        "recipe/unreadable",
+        "binary.yaml line 2: byte 0xff is not UTF-8; a recipe is a YAML text.",
+    )
     assert said(tmp_path / "book.yaml") == ("recipe/unreadable", "book.yaml is larger than 64 KiB; a recipe is a short YAML text.")
     assert said(tmp_path / "binary.yaml" / "x") == ("recipe/unreadable", "binary.yaml/x: cannot be read: Not a directory.")
 

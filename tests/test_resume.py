@@ -55,7 +55,17 @@ def place(inputs: Path, tmp_path: Path) -> Path:
 def result(place: Path) -> dict[str, bytes]:
     """What a run came to: the verdict, the scores, the analysis, the adapter, the documents. Seconds stand in training.jsonl, so not that."""
     run = place / "runs" / "small"
-    kept = ["verdict.json", "comparisons.json", "scores.parquet", "analysis.md", "training.json", "curves.jsonl", "integrity.json", "audit.json", "recipe.yaml"]
+    kept = [
+        "verdict.json",
+        "comparisons.json",
+        "scores.parquet",
+        "analysis.md",
+        "training.json",
+        "curves.jsonl",
+        "integrity.json",
+        "audit.json",
+        "recipe.yaml",
+    ]
     paths = [*(run / name for name in kept), *sorted((run / "adapter").iterdir()), *sorted((run / "data").iterdir())]
     return {str(path.relative_to(run)): path.read_bytes() for path in paths}
 
@@ -64,7 +74,9 @@ def result(place: Path) -> dict[str, bytes]:
 def undisturbed(inputs: Path) -> dict[str, bytes]:
     """The reference, from a plain `python -m galvan` with a hash seed of its own."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "7"}
-    done = subprocess.run([sys.executable, "-m", "galvan", "run", "recipe.yaml"], cwd=inputs, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "galvan", "run", "recipe.yaml"], cwd=inputs, env=environment, capture_output=True, text=True
+    )
     assert done.returncode in (0, 1, 6), done.stderr
     return result(inputs)
 
@@ -91,7 +103,9 @@ def has(name: str) -> Callable[[Path], bool]:
 MOMENTS = {
     "prepare": has("recipe.yaml"),
     "the first step of training": has("stages/prepare.json"),
-    "a later step of training": lambda run: (run / "work/training.jsonl").exists() and (run / "work/training.jsonl").read_bytes().count(b"\n") >= 5,
+    "a later step of training": lambda run: (
+        (run / "work/training.jsonl").exists() and (run / "work/training.jsonl").read_bytes().count(b"\n") >= 5
+    ),
     "saving the adapter": has("adapter"),
     "check": has("stages/train.json"),
     "score": has("stages/check.json"),
@@ -100,7 +114,9 @@ MOMENTS = {
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_run_killed_during_a_stage_and_started_again_ends_in_the_same_bytes(moment: str, place: Path, undisturbed: dict[str, bytes]) -> None:
+def test_a_run_killed_during_a_stage_and_started_again_ends_in_the_same_bytes(
+    moment: str, place: Path, undisturbed: dict[str, bytes]
+) -> None:
     killed(place, MOMENTS[moment])
     again(place)
     assert result(place) == undisturbed
@@ -119,7 +135,12 @@ def test_a_run_killed_again_and_again_at_random_instants_ends_in_the_same_bytes(
 def test_a_campaign_of_kills_ends_in_the_same_bytes(seed: int, place: Path, undisturbed: dict[str, bytes]) -> None:
     rng = random.Random(seed)
     for _ in range(rng.randrange(1, 6)):
-        killed(place, rng.choice(list(MOMENTS.values())), rng.uniform(0, 0.3), rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT]))
+        killed(
+            place,
+            rng.choice(list(MOMENTS.values())),
+            rng.uniform(0, 0.3),
+            rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT]),
+        )
     again(place)
     assert result(place) == undisturbed
 

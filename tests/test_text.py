@@ -98,7 +98,13 @@ def dangerous(character: str) -> bool:
     """
     code = ord(character)
     visible = (0x600, 0x601, 0x602, 0x603, 0x604, 0x605, 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD)
-    if character in "\t\n" or code in visible or 0x13430 <= code <= 0x1343F or 0x1BCA0 <= code <= 0x1BCA3 or 0x1D173 <= code <= 0x1D17A:
+    if (
+        character in "\t\n"
+        or code in visible
+        or 0x13430 <= code <= 0x1343F
+        or 0x1BCA0 <= code <= 0x1BCA3
+        or 0x1D173 <= code <= 0x1D17A
+    ):
         return False
     selector = 0xFE00 <= code <= 0xFE0F or 0xE0100 <= code <= 0xE01EF
     return selector or unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"}
@@ -150,7 +156,13 @@ def plain_tidy(text: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip() for line in text.split("\n"))).strip()
 
 
-PROSE = st.text(st.one_of(st.sampled_from(" \n\t\r'\u2019\u2018\u201c\u201d\u2014_-.aB9\u00e9\u00a0\u200b\u3164\x0c\x1c\x7f\u2028"), st.characters(exclude_categories=["Cs"])), max_size=60)
+PROSE = st.text(
+    st.one_of(
+        st.sampled_from(" \n\t\r'\u2019\u2018\u201c\u201d\u2014_-.aB9\u00e9\u00a0\u200b\u3164\x0c\x1c\x7f\u2028"),
+        st.characters(exclude_categories=["Cs"]),
+    ),
+    max_size=60,
+)
 
 
 @settings(max_examples=1_000, deadline=None)

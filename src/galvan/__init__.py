@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from galvan.audit import audit
+    from galvan.notebook import audit
     from galvan.pipeline import check, evaluate, run
     from galvan.statistics import paired_gain
 
@@ -24,7 +24,7 @@ __version__ = "0.1.0"
 __all__ = ["audit", "check", "evaluate", "paired_gain", "run"]
 
 _WHERE = {
-    "audit": "galvan.audit", "check": "galvan.pipeline", "evaluate": "galvan.pipeline", "run": "galvan.pipeline", "paired_gain": "galvan.statistics",
+    "audit": "galvan.notebook", "check": "galvan.pipeline", "evaluate": "galvan.pipeline", "run": "galvan.pipeline", "paired_gain": "galvan.statistics",
 }  # fmt: skip
 
 

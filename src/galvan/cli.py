@@ -29,18 +29,29 @@ app = typer.Typer(
     add_completion=False,
 )
 
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override one option of the recipe; may be repeated.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override one option of the recipe; may be repeated.")
+]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run's folder; default runs/NAME.")]
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout, all else on stderr.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, no hints: only the result.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never use the network; take Hub models from the cache.")]
 FailOn = Annotated[
     str | None,
-    typer.Option("--fail-on", metavar="WORDS", help="Comma-separated verdicts and cause codes that end with exit code 1, for example worse,inconclusive,G10."),
+    typer.Option(
+        "--fail-on",
+        metavar="WORDS",
+        help="Comma-separated verdicts and cause codes that end with exit code 1, for example worse,inconclusive,G10.",
+    ),
 ]
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML recipe; galvan init writes one.")]
 Base = Annotated[str, typer.Argument(metavar="BASE", help="A folder, a Hub id with optional @revision, or galvan/spark.")]
-DataFile = Annotated[str, typer.Option("--data", metavar="DATA", help="Held-out text: csv, tsv, jsonl, json, parquet, txt, a folder of txt, gutenberg:ID.")]
+DataFile = Annotated[
+    str,
+    typer.Option(
+        "--data", metavar="DATA", help="Held-out text: csv, tsv, jsonl, json, parquet, txt, a folder of txt, gutenberg:ID."
+    ),
+]
 Column = Annotated[str, typer.Option("--column", help="The column that holds the text.")]
 
 
@@ -48,7 +59,7 @@ Column = Annotated[str, typer.Option("--column", help="The column that holds the
 def init(directory: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to write recipe.yaml.")] = Path()) -> None:
     """Write a commented recipe with every option at its default. Example: galvan init my-run"""
     from galvan import recipe
-    from galvan.run import write_text
+    from galvan.rundir import write_text
 
     path = directory / "recipe.yaml"
     if path.exists():
@@ -102,7 +113,14 @@ def prepare(
 
 
 @app.command()
-def train(recipe_file: RecipeFile, settings: Set = None, out: Out = None, json: Json = False, quiet: Quiet = False, offline: Offline = False) -> None:
+def train(
+    recipe_file: RecipeFile,
+    settings: Set = None,
+    out: Out = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    offline: Offline = False,
+) -> None:
     """Prepare the text and train the adapter; nothing is judged. Example: galvan train recipe.yaml --out runs/a"""
     _stages(recipe_file, settings, out, quiet or json, offline, train=True)(json)
 
@@ -133,7 +151,9 @@ def score(
     from galvan import pipeline
 
     with _watched(quiet or json) as progress:
-        scored = pipeline.score(base, adapters or [], data, column=column, out=out, settings=settings or (), progress=progress, offline=offline)
+        scored = pipeline.score(
+            base, adapters or [], data, column=column, out=out, settings=settings or (), progress=progress, offline=offline
+        )
     print(scored.to_json() if json else scored.to_text())
     raise typer.Exit(errors.EXIT_MODEL if scored.refused else errors.EXIT_DONE)
 
@@ -152,18 +172,29 @@ def evaluate(
 
     with _watched(quiet or json) as progress:
         judged = pipeline.evaluate(
-            base, adapter, data, train_data=train_data, column=column, out=out, settings=settings or (), progress=progress, offline=offline
+            base,
+            adapter,
+            data,
+            train_data=train_data,
+            column=column,
+            out=out,
+            settings=settings or (),
+            progress=progress,
+            offline=offline,
         )
     _finish(judged, json, quiet, fail_on)
 
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")], json: Json = False, quiet: Quiet = False, fail_on: FailOn = None
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    json: Json = False,
+    quiet: Quiet = False,
+    fail_on: FailOn = None,
 ) -> None:
     """Judge a run again from its files; no model is loaded. Example: galvan report runs/frankenstein"""
     from galvan.report import judge
-    from galvan.run import open_run
+    from galvan.rundir import open_run
 
     _finish(judge(open_run(folder)), json, quiet, fail_on)
 
@@ -177,16 +208,24 @@ def explain(
     """What a cause is, how it is proved, how it is mended. Example: galvan explain A01"""
     from galvan.diagnosis import causes
     from galvan.diagnosis import explain as find
-    from galvan.run import to_json
+    from galvan.rundir import to_json
 
     if code is None and not every:
         raise errors.RecipeError("usage", "galvan explain needs a cause such as A01, or --all.")
     chosen = causes() if code is None else [find(code)]
     if json:
-        print(to_json([{**dataclasses.asdict(c), "family": c.family} for c in chosen] if code is None else {**dataclasses.asdict(chosen[0]), "family": chosen[0].family}))
+        print(
+            to_json(
+                [{**dataclasses.asdict(c), "family": c.family} for c in chosen]
+                if code is None
+                else {**dataclasses.asdict(chosen[0]), "family": chosen[0].family}
+            )
+        )
         return
     for c in chosen:
-        print(f"{c.code} {c.title} ({c.family})\n  seen as: {c.symptom}\n  proof:   {c.proof}\n  mend:    {c.remedy}\n  settle:  {c.settle}\n  sources: {', '.join(c.sources)}\n")
+        print(
+            f"{c.code} {c.title} ({c.family})\n  seen as: {c.symptom}\n  proof:   {c.proof}\n  mend:    {c.remedy}\n  settle:  {c.settle}\n  sources: {', '.join(c.sources)}\n"
+        )
 
 
 @app.command()
@@ -197,9 +236,11 @@ def doctor(json: Json = False) -> None:
     print(examine().to_json() if json else examine().to_text())
 
 
-def _stages(recipe_file: Path, settings: list[str] | None, out: Path | None, quiet: bool, offline: bool, train: bool, rows: int = 0) -> Callable[[bool], None]:
+def _stages(
+    recipe_file: Path, settings: list[str] | None, out: Path | None, quiet: bool, offline: bool, train: bool, rows: int = 0
+) -> Callable[[bool], None]:
     from galvan import recipe
-    from galvan.run import read_json, to_json
+    from galvan.rundir import read_json, to_json
 
     asked = recipe.load(recipe_file, settings or ())
     from galvan.story import Story
@@ -212,7 +253,11 @@ def _stages(recipe_file: Path, settings: list[str] | None, out: Path | None, qui
                 story.train()
 
     def show(as_json: bool) -> None:
-        result = {"run": str(story.folder), "audit": read_json(story.folder / "audit.json"), "tokens": read_json(story.folder / "tokens.json")}
+        result = {
+            "run": str(story.folder),
+            "audit": read_json(story.folder / "audit.json"),
+            "tokens": read_json(story.folder / "tokens.json"),
+        }
         result["preflight"] = read_json(story.folder / "preflight.json")
         seen = story.show(rows) if rows else []
         if as_json and rows:
@@ -233,16 +278,28 @@ def _stage_summary(result: dict[str, Any], preflight: str) -> str:
     from galvan.text import shown
 
     audit = result["audit"]
-    lines = [f"{audit['documents']:,} documents, {audit['words']['total']:,} words, {audit['tokens']['total']:,} tokens from {audit['sources']:,} sources."]
-    lines += [f"  {name}: {part['documents']:,} documents, {part['tokens']['total']:,} tokens" for name, part in audit["splits"].items() if part["documents"]]
+    lines = [
+        f"{audit['documents']:,} documents, {audit['words']['total']:,} words, {audit['tokens']['total']:,} tokens from {audit['sources']:,} sources."
+    ]
+    lines += [
+        f"  {name}: {part['documents']:,} documents, {part['tokens']['total']:,} tokens"
+        for name, part in audit["splits"].items()
+        if part["documents"]
+    ]
     lines += [f"  left out, {reason}: {removed['count']:,}" for reason, removed in audit["removed"].items()]
     lines += [f"  changed, {reason}: {changed['count']:,}" for reason, changed in audit["changed"].items()]
     lines += [f"warning[{warning['code']}]: {warning['message']}" for warning in audit["warnings"]]
-    lines += [f"{notice['level']}[{notice['code']}]: {notice['message']}" for notice in result["tokens"]["notices"] if notice["level"] == "warning"]
+    lines += [
+        f"{notice['level']}[{notice['code']}]: {notice['message']}"
+        for notice in result["tokens"]["notices"]
+        if notice["level"] == "warning"
+    ]
     lines += preflight.split("\n")
     if "training" in result:
         t = result["training"]
-        lines.append(f"Trained {t['trainable_parameters']:,} of {t['total_parameters']:,} parameters for {t['steps']:,} steps, {t['tokens']:,} tokens.")
+        lines.append(
+            f"Trained {t['trainable_parameters']:,} of {t['total_parameters']:,} parameters for {t['steps']:,} steps, {t['tokens']:,} tokens."
+        )
     return "\n".join([*map(shown, lines), f"In {shown(result['run'])}"])
 
 
@@ -292,7 +349,10 @@ def main() -> None:
 
 
 def _out_of_memory() -> NoReturn:
-    _fail("error[memory/full]: This machine's memory is not enough; use a smaller model or fewer evaluation.tokens_per_pass.", errors.EXIT_RESOURCES)
+    _fail(
+        "error[memory/full]: This machine's memory is not enough; use a smaller model or fewer evaluation.tokens_per_pass.",
+        errors.EXIT_RESOURCES,
+    )
 
 
 def _fail(sentence: str, code: int) -> NoReturn:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from galvan.compare_shuffled import beside_real, judge_shuffled
 from galvan.errors import ComparisonRefused, DataError
 from galvan.measure.facts import integrity_from_json
-from galvan.run import SCHEMA_VERSION
+from galvan.rundir import SCHEMA_VERSION
 from galvan.statistics.bits_per_byte import BitsGain, Comparable, paired_bits
 from galvan.statistics.bottleneck import Bottleneck, bottleneck
 from galvan.statistics.checks import FloatArray, IntArray
@@ -114,7 +114,9 @@ class Comparisons:
         )  # fmt: skip
 
 
-def compare(path: Path, margin: float, integrity: Mapping[str, Any] | None = None, comparable: Comparable | None = None) -> Comparisons:
+def compare(
+    path: Path, margin: float, integrity: Mapping[str, Any] | None = None, comparable: Comparable | None = None
+) -> Comparisons:
     """All comparisons of a run's `scores.parquet`; `margin` in nats a token. `comparable` is None where the tokenizers are taken as one.
 
     Raises DataError where the file is damaged, ComparisonRefused where base and tuned were not scored on the same tokens.
@@ -145,7 +147,19 @@ def _without_tokens(scores: Scores, floor: float, floor_reason: str, margin: flo
     identity = _identity_of_sums(base, tuned, floor)
     controls = {name: check(scores, floor, margin) for name, check in CONTROLS.items()}
     found = Comparisons(
-        SCHEMA_VERSION, floor, floor_reason, identity, controls, None, None, bits(base, tuned), None, None, None, comparable.reason, comparable
+        SCHEMA_VERSION,
+        floor,
+        floor_reason,
+        identity,
+        controls,
+        None,
+        None,
+        bits(base, tuned),
+        None,
+        None,
+        None,
+        comparable.reason,
+        comparable,
     )
     refusal = _refusal(identity, controls)
     return found if refusal is None else found.withheld(refusal)
@@ -248,7 +262,9 @@ def _identity_of_sums(base: Arm, other: Arm, floor: float) -> Identity:
     if found.status == "identical":
         reason = f"All {len(base.documents):,} documents have the same likelihood to within {floor:.2g} nats: this is one model, measured twice."
     else:
-        reason = f"The tokenizers differ, so whole documents were compared: {name} differs by {found.largest_difference_nats:.3g} nats."
+        reason = (
+            f"The tokenizers differ, so whole documents were compared: {name} differs by {found.largest_difference_nats:.3g} nats."
+        )
     return dataclasses.replace(found, n_tokens=n, reason=reason)
 
 
@@ -304,11 +320,15 @@ def _shuffled_author(scores: Scores, floor: float, margin: float) -> Control:
 
 def _shuffled_text(scores: Scores, floor: float, margin: float) -> Control:
     if (BASE, SHUFFLED) not in scores or (TUNED, SHUFFLED) not in scores:
-        return Control(None, "No test document was scored with its words shuffled: none was, or too few words stand between spaces.")
+        return Control(
+            None, "No test document was scored with its words shuffled: none was, or too few words stand between spaces."
+        )
     try:
         arms = [beside_real(scores[name, TEST], scores[name, SHUFFLED], floor) for name in (BASE, TUNED)]
     except KeyError as error:
-        raise ComparisonRefused("compare/unpaired", f"test document {shown(str(error.args[0]), 80)} was scored only with its words shuffled.") from None
+        raise ComparisonRefused(
+            "compare/unpaired", f"test document {shown(str(error.args[0]), 80)} was scored only with its words shuffled."
+        ) from None
     return Control(*judge_shuffled(*arms), n_documents=arms[0].n_documents)
 
 

@@ -14,7 +14,7 @@ from galvan import recipe as recipes
 from galvan.compare import BASE, TEST, TUNED, Arm, paired, read_scores
 from galvan.errors import DataError, GalvanError
 from galvan.recipe import Recipe
-from galvan.run import read_json, write_json
+from galvan.rundir import read_json, write_json
 from galvan.statistics.identity import identical
 from galvan.statistics.seeds import RecipeGain, recipe_gain
 from galvan.text import shown

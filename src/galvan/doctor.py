@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from galvan.run import SCHEMA_VERSION, existing_parent, to_json
+from galvan.rundir import SCHEMA_VERSION, existing_parent, to_json
 from galvan.text import shown
 
 if TYPE_CHECKING:
@@ -47,11 +47,15 @@ class Examination:
         return to_json(self)
 
     def to_text(self) -> str:
-        lines = [f"Python {self.python} on {self.platform}, {self.cores} cores, {_gib(self.memory_bytes)} memory, {_gib(self.free_disk_bytes)} disk free here"]
+        lines = [
+            f"Python {self.python} on {self.platform}, {self.cores} cores, {_gib(self.memory_bytes)} memory, {_gib(self.free_disk_bytes)} disk free here"
+        ]
         lines += [f"  {name:<16} {found or 'not installed'}" for name, found in self.versions.items()]
         lines += [f"  {name:<16} {found or 'not installed: needed for ' + OPTIONAL[name]}" for name, found in self.optional.items()]
         lines += [f"Device {self.device}: {self.device_reason}", f"Numbers {self.dtype}: {self.dtype_reason}"]
-        lines.append(f"Hub: {'logged in' if self.hub_login else 'not logged in (only gated and private models need it)'}, cache {shown(self.hub_cache)}")
+        lines.append(
+            f"Hub: {'logged in' if self.hub_login else 'not logged in (only gated and private models need it)'}, cache {shown(self.hub_cache)}"
+        )
         return "\n".join([*lines, *(f"problem: {p}" for p in self.problems)] + ([] if self.problems else ["No problem found."]))
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from galvan.errors import ComparisonRefused, ModelError, ResourceError
 from galvan.recipe import Lora, Model
-from galvan.run import cannot_write, sha256_file
+from galvan.rundir import cannot_write, sha256_file
 from galvan.text import shown
 
 BUNDLED = {"galvan/spark": "spark"}
@@ -85,22 +85,34 @@ def _from_hub(name: str, what: str, offline: bool) -> Located:
     offline = offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
     try:
         folder = snapshot_download(
-            repository, revision=revision or None, allow_patterns=_WANTED, ignore_patterns=_UNWANTED, local_files_only=offline,
-            endpoint=os.environ.get("HF_ENDPOINT")
+            repository,
+            revision=revision or None,
+            allow_patterns=_WANTED,
+            ignore_patterns=_UNWANTED,
+            local_files_only=offline,
+            endpoint=os.environ.get("HF_ENDPOINT"),
         )
     except GatedRepoError:
-        raise ModelError(f"{what}/gated", f"{name} is gated: accept its terms on the Hub and log in with `hf auth login`.") from None
+        raise ModelError(
+            f"{what}/gated", f"{name} is gated: accept its terms on the Hub and log in with `hf auth login`."
+        ) from None
     except RevisionNotFoundError:
         raise ModelError(f"{what}/revision", f"{repository} has no revision `{shown(revision, 80)}` on the Hub.") from None
     except RepositoryNotFoundError:
-        raise ModelError(f"{what}/missing", f"There is no {what} {name}: no such folder, and no such Hub repository that you may read.") from None
+        raise ModelError(
+            f"{what}/missing", f"There is no {what} {name}: no such folder, and no such Hub repository that you may read."
+        ) from None
     except LocalEntryNotFoundError as error:
         absent = f"{name} is neither a folder nor whole in the Hub's cache"
         if offline:
             raise ModelError(f"{what}/not-cached", f"{absent}, and --offline was asked for.") from None
-        raise ResourceError("network/hub", f"{absent}, and the Hub could not be reached: {_first_line(error.__cause__ or error)}") from None
+        raise ResourceError(
+            "network/hub", f"{absent}, and the Hub could not be reached: {_first_line(error.__cause__ or error)}"
+        ) from None
     except HFValidationError as error:
-        raise ModelError(f"{what}/missing", f"There is no {what} {name}: no such folder, and not a Hub id: {_first_line(error)}") from None
+        raise ModelError(
+            f"{what}/missing", f"There is no {what} {name}: no such folder, and not a Hub id: {_first_line(error)}"
+        ) from None
     except HfHubHTTPError as error:
         raise ModelError(f"{what}/hub", f"The Hub did not give {name}: {shown(str(error).splitlines()[0], 200)}") from None
     except OSError as error:
@@ -124,7 +136,10 @@ def weight_files(located: Located, stem: str = "model") -> list[Path]:
     if not found:
         pickles = sorted(p.name for p in located.path.iterdir() if p.suffix in _PICKLES)
         if pickles:
-            raise ModelError("model/pickle", f"{shown(located.name)} has its weights only as pickle ({shown(pickles[0])}), which can run code; convert it to safetensors.")
+            raise ModelError(
+                "model/pickle",
+                f"{shown(located.name)} has its weights only as pickle ({shown(pickles[0])}), which can run code; convert it to safetensors.",
+            )
         raise ModelError("model/no-weights", f"{shown(located.name)} holds no {stem}*.safetensors in {shown(str(located.path))}.")
     for path in found:
         safetensors_header(path)
@@ -142,7 +157,9 @@ def safetensors_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
             length = int.from_bytes(stream.read(8), "little")
             size = path.stat().st_size
             if length < 2 or 8 + length > size or length > 100_000_000:
-                raise ModelError("model/corrupt", f"{damaged}: its header claims {length:,} bytes of {size:,}; download or save it again.")
+                raise ModelError(
+                    "model/corrupt", f"{damaged}: its header claims {length:,} bytes of {size:,}; download or save it again."
+                )
             header = json.loads(stream.read(length))
         tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
         end = max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
@@ -152,7 +169,9 @@ def safetensors_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     except OSError as error:
         raise ModelError("model/unreadable", f"{shown(str(path))}: cannot be read: {error.strerror}.") from None
     if 8 + length + end != size:
-        raise ModelError("model/corrupt", f"{damaged}: {8 + length + end:,} bytes expected, {size:,} found; download or save it again.")
+        raise ModelError(
+            "model/corrupt", f"{damaged}: {8 + length + end:,} bytes expected, {size:,} found; download or save it again."
+        )
     return result
 
 
@@ -170,7 +189,9 @@ def fingerprints(located: Located) -> Fingerprints:
     weights = hashlib.sha256()
     for path in weight_files(located):
         weights.update(f"{path.name} {sha256_file(path)}\n".encode())
-    tokenizer = [located.path / n for n in ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json")]
+    tokenizer = [
+        located.path / n for n in ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json")
+    ]
     present = [p for p in tokenizer if p.is_file()]
     digest = hashlib.sha256("".join(f"{p.name} {sha256_file(p)}\n" for p in present).encode()).hexdigest() if present else None
     template: str | None = None
@@ -186,7 +207,9 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ModelError("model/no-config", f"{shown(str(path.parent))} holds no {path.name}; give the folder that holds it.") from None
+        raise ModelError(
+            "model/no-config", f"{shown(str(path.parent))} holds no {path.name}; give the folder that holds it."
+        ) from None
     except (OSError, ValueError, RecursionError):
         raise ModelError("model/corrupt", f"{shown(str(path))}: not readable as JSON; download or save it again.") from None
     if not isinstance(value, dict):
@@ -217,15 +240,24 @@ def load_tokenizer(located: Located) -> Any:
     """The fast tokenizer of a model folder; ModelError if it has none."""
     from transformers import AutoTokenizer
 
-    if not any((located.path / n).is_file() for n in ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")):
-        raise ModelError("model/no-tokenizer", f"{shown(located.name)} has no tokenizer in its folder; save one there with tokenizer.save_pretrained.")
+    if not any(
+        (located.path / n).is_file() for n in ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
+    ):
+        raise ModelError(
+            "model/no-tokenizer",
+            f"{shown(located.name)} has no tokenizer in its folder; save one there with tokenizer.save_pretrained.",
+        )
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(located.path, local_files_only=True, trust_remote_code=False)
     except Exception as error:
-        raise ModelError("model/tokenizer", f"{shown(located.name)}: its tokenizer cannot be loaded: {_first_line(error)}") from None
+        raise ModelError(
+            "model/tokenizer", f"{shown(located.name)}: its tokenizer cannot be loaded: {_first_line(error)}"
+        ) from None
     if not tokenizer.is_fast:
-        raise ModelError("model/tokenizer", f"{shown(located.name)} has only a slow tokenizer; galvan needs the fast one (tokenizer.json).")
+        raise ModelError(
+            "model/tokenizer", f"{shown(located.name)} has only a slow tokenizer; galvan needs the fast one (tokenizer.json)."
+        )
     return tokenizer
 
 
@@ -276,8 +308,12 @@ def load_base(located: Located, settings: Model, device: Choice | None = None, d
             AutoConfig.from_pretrained(located.path, trust_remote_code=False, local_files_only=True)
     except Exception as error:
         if "auto_map" in config:
-            raise ModelError("model/remote-code", f"{shown(located.name)} needs code from its own repository to run, and galvan runs none.") from None
-        raise ModelError("model/config", f"{shown(located.name)}: transformers cannot read its config.json: {_first_line(error)}") from None
+            raise ModelError(
+                "model/remote-code", f"{shown(located.name)} needs code from its own repository to run, and galvan runs none."
+            ) from None
+        raise ModelError(
+            "model/config", f"{shown(located.name)}: transformers cannot read its config.json: {_first_line(error)}"
+        ) from None
     weight_files(located)
     arguments: dict[str, Any] = {}
     if settings.quantization == "nf4":
@@ -289,16 +325,24 @@ def load_base(located: Located, settings: Model, device: Choice | None = None, d
                 output_loading_info=True, **arguments,
             )  # fmt: skip
     except torch.OutOfMemoryError as error:
-        raise ResourceError("memory/gpu", f"{shown(located.name)} does not fit into the GPU's memory: {_first_line(error)}") from None
+        raise ResourceError(
+            "memory/gpu", f"{shown(located.name)} does not fit into the GPU's memory: {_first_line(error)}"
+        ) from None
     except MemoryError:
         raise ResourceError("memory/full", f"{shown(located.name)} does not fit into this machine's memory.") from None
     except Exception as error:
         raise ModelError("model/unloadable", f"{shown(located.name)}: transformers cannot load it: {_first_line(error)}") from None
     missing = sorted(info["missing_keys"])
     if missing:
-        raise ModelError("model/missing-weights", f"{shown(located.name)} lacks {len(missing)} weights (first: {shown(missing[0])}), which would be random; get the whole model.")
+        raise ModelError(
+            "model/missing-weights",
+            f"{shown(located.name)} lacks {len(missing)} weights (first: {shown(missing[0])}), which would be random; get the whole model.",
+        )
     if info.get("mismatched_keys"):
-        raise ModelError("model/shape", f"{shown(located.name)}: weights do not fit its config.json: {shown(str(sorted(info['mismatched_keys'])[0]), 200)}")
+        raise ModelError(
+            "model/shape",
+            f"{shown(located.name)}: weights do not fit its config.json: {shown(str(sorted(info['mismatched_keys'])[0]), 200)}",
+        )
     if not arguments:
         model.to(device.value)
     return model.eval()
@@ -311,9 +355,15 @@ def _nf4(compute_dtype: str) -> Any:
     from transformers import BitsAndBytesConfig
 
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise ModelError("model/no-bitsandbytes", "model.quantization is nf4, which needs bitsandbytes: pip install 'galvan[qlora]', or set it to none.")
+        raise ModelError(
+            "model/no-bitsandbytes",
+            "model.quantization is nf4, which needs bitsandbytes: pip install 'galvan[qlora]', or set it to none.",
+        )
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=getattr(torch, compute_dtype)
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, compute_dtype),
     )
 
 
@@ -327,9 +377,13 @@ def initialize(config: Path, seed: int) -> Any:
     try:
         with quiet():
             torch.manual_seed(seed)
-            return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True))
+            return AutoModelForCausalLM.from_config(
+                AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+            )
     except Exception as error:
-        raise ModelError("model/config", f"{shown(str(config))}: transformers cannot make a model of it: {_first_line(error)}") from None
+        raise ModelError(
+            "model/config", f"{shown(str(config))}: transformers cannot make a model of it: {_first_line(error)}"
+        ) from None
 
 
 def linear_names(model: Any) -> list[str]:
@@ -351,7 +405,10 @@ def add_lora(model: Any, lora: Lora, base_name: str, revision: str | None, seed:
         dead = [t for t in lora.targets if not any(n == t or n.endswith("." + t) for n in last)]
         if dead or not lora.targets:
             name = shown(dead[0], 80) if dead else "(none)"
-            raise ModelError("training/target", f"training.lora.targets: `{name}` matches no linear layer of {shown(base_name)}; it has {', '.join(linear_names(model)) or 'none'}.")
+            raise ModelError(
+                "training/target",
+                f"training.lora.targets: `{name}` matches no linear layer of {shown(base_name)}; it has {', '.join(linear_names(model)) or 'none'}.",
+            )
     config = LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets, task_type="CAUSAL_LM",
         base_model_name_or_path=base_name, revision=revision,
@@ -382,11 +439,16 @@ def load_adapter(base: Any, adapter: Located, trainable: bool = False) -> Any:
             model = PeftModelForCausalLM(base, config)
             result = model.load_adapter(str(adapter.path), "default", is_trainable=trainable)
     except Exception as error:
-        raise ModelError("adapter/unloadable", f"{shown(adapter.name)}: PEFT cannot load it onto this base: {_first_line(error)}") from None
+        raise ModelError(
+            "adapter/unloadable", f"{shown(adapter.name)}: PEFT cannot load it onto this base: {_first_line(error)}"
+        ) from None
     missing, unexpected = list(result.missing_keys), list(result.unexpected_keys)
     if (missing or unexpected) and not config.is_prompt_learning:  # PEFT reports a whole prompt as unexpected
         example = shown((unexpected or missing)[0], 120)
-        raise ModelError("B01", f"{shown(adapter.name)}: {len(missing)} adapter weights missing and {len(unexpected)} unexpected after loading (for example {example}); the names in the file do not fit this base.")
+        raise ModelError(
+            "B01",
+            f"{shown(adapter.name)}: {len(missing)} adapter weights missing and {len(unexpected)} unexpected after loading (for example {example}); the names in the file do not fit this base.",
+        )
     return model.eval()
 
 

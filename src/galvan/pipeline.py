@@ -12,7 +12,7 @@ from galvan import recipe as recipes
 from galvan.errors import GalvanError
 from galvan.progress import Progress
 from galvan.recipe import Model, Recipe
-from galvan.run import SCHEMA_VERSION, fingerprint, to_json
+from galvan.rundir import SCHEMA_VERSION, fingerprint, to_json
 from galvan.story import Story
 from galvan.text import shown
 
@@ -115,7 +115,9 @@ class Checked:
         return "\n".join(shown(line) for line in lines)
 
 
-def check(base: str | Path, adapter: str | Path, *, load: bool = True, offline: bool = False, model: Model | None = None) -> Checked:
+def check(
+    base: str | Path, adapter: str | Path, *, load: bool = True, offline: bool = False, model: Model | None = None
+) -> Checked:
     """Is the adapter whole, in the model, and doing something? Files first; then, if `load`, the object graph, values and function.
 
     Raises ModelError where something is missing or damaged so that nothing can be said.
@@ -124,7 +126,9 @@ def check(base: str | Path, adapter: str | Path, *, load: bool = True, offline: 
     from galvan.diagnosis import Facts, diagnose, liveness
     from galvan.measure.integrity import check as gather
 
-    integrity = gather(models.locate(str(base), offline=offline), models.locate(str(adapter), "adapter", offline), model or Model(), load=load)
+    integrity = gather(
+        models.locate(str(base), offline=offline), models.locate(str(adapter), "adapter", offline), model or Model(), load=load
+    )
     facts = Facts(integrity)
     findings = diagnose(facts)
     answer = liveness(facts, findings)
@@ -180,7 +184,9 @@ class Scored:
         lines = []
         for c in family.candidates:
             p = "" if c.p_adjusted is None or c.p_holm is None else f"; p {c.p_adjusted:.4f} by max-T, {c.p_holm:.4f} by Holm"
-            lines.append(f"{c.name}: {c.verdict}; gain {c.nats_per_token:+.4f} {self.family_unit} ({_interval(c.ci95, 'simultaneous 95 %')}){p}")
+            lines.append(
+                f"{c.name}: {c.verdict}; gain {c.nats_per_token:+.4f} {self.family_unit} ({_interval(c.ci95, 'simultaneous 95 %')}){p}"
+            )
         lines += [family.sentence, f"Largest gain: {family.candidates[family.best].name}. That is a choice, not a verdict."]
         lines += [self.chosen.sentence] if self.chosen else []
         return [*lines, *family.cautions]
@@ -247,4 +253,6 @@ def score(
         return scored
     family = candidates(scores, live, asked.evaluation.margin_nats, asked.seed, one_tokenizer)
     chosen = separation(base_arm.documents, base_arm.documents, len(live))
-    return dataclasses.replace(scored, family=family, family_unit="nats a token" if one_tokenizer else "bits per byte", chosen=chosen)
+    return dataclasses.replace(
+        scored, family=family, family_unit="nats a token" if one_tokenizer else "bits per byte", chosen=chosen
+    )

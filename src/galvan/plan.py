@@ -12,7 +12,7 @@ from galvan.compare import TEST, TUNED, compare, paired, read_scores
 from galvan.errors import ComparisonRefused, DataError
 from galvan.progress import Progress
 from galvan.recipe import Recipe
-from galvan.run import SCHEMA_VERSION, open_run, read_documents, read_json, to_json
+from galvan.rundir import SCHEMA_VERSION, open_run, read_documents, read_json, to_json
 from galvan.statistics.paired import Gain
 from galvan.statistics.plan import ASSUMED_SDS, Plan, PlanRow
 from galvan.statistics.plan import plan as sensitivity

@@ -17,7 +17,7 @@ from galvan.data.tokens import TokenRow
 from galvan.errors import DataError, GalvanError, ResourceError
 from galvan.models import Choice, Located, read_config, safetensors_header, weight_files
 from galvan.recipe import Recipe
-from galvan.run import Document
+from galvan.rundir import Document
 from galvan.statistics.plan import plan
 
 _LOADED_BYTES = 600_000_000  # what PyTorch and transformers take before there is a model
@@ -93,8 +93,19 @@ class Preflight:
             lines.append(f"About {self.memory_bytes.value / 2**30:.1f} GiB{available} ({self.memory_bytes.how}).")
         seen = [f"{percent:.1f}" for percent in self.detectable_percent if percent is not None]
         if seen:
-            lines.append(f"The test part can show a change of {seen[0]} to {seen[-1]} % of perplexity, if gains spread as they usually do.")
-        return "\n".join([*lines, *(f"{kind}[{one.code}]: {one.message}" for kind, some in (("warning", self.warnings), ("error", self.errors)) for one in some)])
+            lines.append(
+                f"The test part can show a change of {seen[0]} to {seen[-1]} % of perplexity, if gains spread as they usually do."
+            )
+        return "\n".join(
+            [
+                *lines,
+                *(
+                    f"{kind}[{one.code}]: {one.message}"
+                    for kind, some in (("warning", self.warnings), ("error", self.errors))
+                    for one in some
+                ),
+            ]
+        )
 
 
 def preflight(
@@ -119,14 +130,26 @@ def preflight(
         supervised_tokens=sum(row.n_supervised for row in rows),
         truncated_rows=sum(row.cut_tokens > 0 for row in rows),
         truncated_tokens=sum(row.cut_tokens for row in rows),
-        eos_kept_share=None if eos is None or not rows else sum(bool(len(r.labels)) and int(r.labels[-1]) == eos for r in rows) / len(rows),
+        eos_kept_share=None
+        if eos is None or not rows
+        else sum(bool(len(r.labels)) and int(r.labels[-1]) == eos for r in rows) / len(rows),
         epochs=settings.epochs,
         steps_per_epoch=per_epoch,
         steps=steps,
         warmup_steps=warmup,
         warmup_share=warmup / steps,
-        integrated_learning_rate=math.fsum(settings.learning_rate * learning_rate_factor(step, steps, settings) for step in range(steps)),
-        seconds=_seconds(size, settings.method, tokens * settings.epochs, scored_tokens * (settings.evaluations + 1), device, dtype, speed or measured_speed),
+        integrated_learning_rate=math.fsum(
+            settings.learning_rate * learning_rate_factor(step, steps, settings) for step in range(steps)
+        ),
+        seconds=_seconds(
+            size,
+            settings.method,
+            tokens * settings.epochs,
+            scored_tokens * (settings.evaluations + 1),
+            device,
+            dtype,
+            speed or measured_speed,
+        ),
         memory_bytes=_memory(size, dtype.value),
         memory_available_bytes=available_bytes(device.value),
         detectable_percent=_detectable(test, n_tokens, recipe.evaluation.margin_nats),
@@ -142,8 +165,17 @@ def errors(found: Preflight) -> list[Notice]:
     """What makes training pointless or impossible."""
     said = []
     if not found.supervised_tokens:
-        said.append(Notice("training/no-targets", f"None of the {found.rows:,} training rows has a token to learn; look at data.column and training.document_tokens."))
-    if found.memory_bytes.value is not None and found.memory_available_bytes is not None and found.memory_bytes.value > 2 * found.memory_available_bytes:
+        said.append(
+            Notice(
+                "training/no-targets",
+                f"None of the {found.rows:,} training rows has a token to learn; look at data.column and training.document_tokens.",
+            )
+        )
+    if (
+        found.memory_bytes.value is not None
+        and found.memory_available_bytes is not None
+        and found.memory_bytes.value > 2 * found.memory_available_bytes
+    ):
         said.append(
             Notice("memory/preflight", f"The model and its training need about {found.memory_bytes.value / 2**30:.1f} GiB and {found.memory_available_bytes / 2**30:.1f} GiB are free; take a smaller model, model.quantization nf4, or another device.")
         )  # fmt: skip
@@ -155,18 +187,47 @@ def warnings(found: Preflight, recipe: Recipe) -> list[Notice]:
     settings, said = recipe.training, []
     whole = found.tokens + found.truncated_tokens
     if found.truncated_tokens > _TRUNCATED * whole:
-        said.append(Notice("preflight/truncated", f"{found.truncated_tokens:,} of {whole:,} tokens are cut off and never learned; raise training.document_tokens or lower data.document_tokens."))
+        said.append(
+            Notice(
+                "preflight/truncated",
+                f"{found.truncated_tokens:,} of {whole:,} tokens are cut off and never learned; raise training.document_tokens or lower data.document_tokens.",
+            )
+        )
     if found.eos_kept_share is not None and found.eos_kept_share < _EOS:
-        said.append(Notice("preflight/ends-lost", f"Only {found.eos_kept_share:.0%} of the rows keep their end-of-text token; the model will not learn where texts end."))
+        said.append(
+            Notice(
+                "preflight/ends-lost",
+                f"Only {found.eos_kept_share:.0%} of the rows keep their end-of-text token; the model will not learn where texts end.",
+            )
+        )
     if found.steps < _FEW_STEPS:
-        said.append(Notice("preflight/few-steps", f"{found.steps} steps are few; more training.epochs or a smaller training.batch_size gives more."))
+        said.append(
+            Notice(
+                "preflight/few-steps",
+                f"{found.steps} steps are few; more training.epochs or a smaller training.batch_size gives more.",
+            )
+        )
     if found.warmup_share > _LONG_WARMUP:
-        said.append(Notice("preflight/long-warmup", f"{found.warmup_steps} of {found.steps} steps are warm-up; lower training.warmup_ratio."))
+        said.append(
+            Notice(
+                "preflight/long-warmup", f"{found.warmup_steps} of {found.steps} steps are warm-up; lower training.warmup_ratio."
+            )
+        )
     if found.integrated_learning_rate < _LITTLE_RATE[settings.method]:
-        said.append(Notice("preflight/little-learning", f"All learning rates together come to {found.integrated_learning_rate:.1g}, less than the {_LITTLE_RATE[settings.method]:g} below which training with method {settings.method} hardly moves a weight; raise training.learning_rate or training.epochs."))
+        said.append(
+            Notice(
+                "preflight/little-learning",
+                f"All learning rates together come to {found.integrated_learning_rate:.1g}, less than the {_LITTLE_RATE[settings.method]:g} below which training with method {settings.method} hardly moves a weight; raise training.learning_rate or training.epochs.",
+            )
+        )
     need, free = found.memory_bytes.value, found.memory_available_bytes
     if need is not None and free is not None and free < need <= 2 * free:
-        said.append(Notice("preflight/memory", f"About {need / 2**30:.1f} GiB may be needed and {free / 2**30:.1f} GiB are free; a smaller training.batch_size does not help, a smaller model does."))
+        said.append(
+            Notice(
+                "preflight/memory",
+                f"About {need / 2**30:.1f} GiB may be needed and {free / 2**30:.1f} GiB are free; a smaller training.batch_size does not help, a smaller model does.",
+            )
+        )
     return said
 
 
@@ -175,13 +236,23 @@ def size_of(base: Located, recipe: Recipe, dtype: str) -> Size | None:
     config = read_config(base.path / "config.json")
     config = {**config, **config["text_config"]} if isinstance(config.get("text_config"), dict) else config
     shapes = {name: shape for path in weight_files(base) for name, (_, shape) in safetensors_header(path).items()}
-    hidden, layers, vocabulary = (_first(config, *names) for names in (("hidden_size", "n_embd"), ("num_hidden_layers", "n_layer"), ("vocab_size",)))
+    hidden, layers, vocabulary = (
+        _first(config, *names) for names in (("hidden_size", "n_embd"), ("num_hidden_layers", "n_layer"), ("vocab_size",))
+    )
     if hidden is None or layers is None or vocabulary is None:
         return None
     parameters = sum(math.prod(shape) for shape in shapes.values())
-    inner = {name: shape for name, shape in shapes.items() if len(shape) == 2 and vocabulary not in shape and "wpe" not in name and "norm" not in name}
+    inner = {
+        name: shape
+        for name, shape in shapes.items()
+        if len(shape) == 2 and vocabulary not in shape and "wpe" not in name and "norm" not in name
+    }
     targets, rank = recipe.training.lora.targets, recipe.training.lora.rank
-    adapted = [shape for name, shape in inner.items() if targets == "all-linear" or name.removesuffix(".weight").rsplit(".", 1)[-1] in targets]
+    adapted = [
+        shape
+        for name, shape in inner.items()
+        if targets == "all-linear" or name.removesuffix(".weight").rsplit(".", 1)[-1] in targets
+    ]
     trainable = parameters if recipe.training.method == "full" else sum(rank * sum(shape) for shape in adapted)
     quantised = sum(math.prod(shape) for shape in inner.values()) if recipe.model.quantization == "nf4" else 0
     weight_bytes = int(quantised * _NF4_BYTES + (parameters - quantised) * _DTYPE_BYTES.get(dtype, 4))
@@ -192,7 +263,15 @@ def _first(config: dict[str, Any], *names: str) -> int | None:
     return next((config[name] for name in names if isinstance(config.get(name), int)), None)
 
 
-def _seconds(size: Size | None, method: str, trained: float, scored: float, device: Choice, dtype: Choice, speed: Callable[[str, str, int], float]) -> Estimate:
+def _seconds(
+    size: Size | None,
+    method: str,
+    trained: float,
+    scored: float,
+    device: Choice,
+    dtype: Choice,
+    speed: Callable[[str, str, int], float],
+) -> Estimate:
     """Operations by the usual count (2 a weight forward; backward 2 more for activations, and 2 for weights if these train)."""
     if size is None:
         return Estimate(None, "the base's config does not say its size")
@@ -260,7 +339,12 @@ def _detectable(test: Sequence[Document], n_tokens: Sequence[int], margin: float
     usable = [(document, count) for document, count in zip(test, n_tokens, strict=True) if count > 0]
     if len(usable) < 2:
         return []
-    found = plan([count for _, count in usable], margin=margin, sources=[d.source for d, _ in usable], positions=[d.position for d, _ in usable])
+    found = plan(
+        [count for _, count in usable],
+        margin=margin,
+        sources=[d.source for d, _ in usable],
+        positions=[d.position for d, _ in usable],
+    )
     return [row.mde80_percent for row in found.rows]
 
 

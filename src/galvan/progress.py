@@ -71,7 +71,9 @@ class Shown:
         if not self.live and not self.quiet and now - self._told >= 10:
             self._told = now
             left = (now - self._begun) * (self._total - self._done) / max(self._done, 1e-9)
-            self.say(f"{self._label}: {self._done:,.0f} of {self._total:,.0f} {self._unit}s, {self._note}, about {left:,.0f} s left")
+            self.say(
+                f"{self._label}: {self._done:,.0f} of {self._total:,.0f} {self._unit}s, {self._note}, about {left:,.0f} s left"
+            )
 
     def say(self, sentence: str) -> None:
         if not self.quiet:

@@ -45,17 +45,23 @@ class Cleaning(Section):
     repair: bool = Field(True, description="Mend text that was decoded in the wrong encoding (`Ã©` for `é`), with ftfy.")
     invisible: bool = Field(True, description="Remove control, bidirectional and zero-width characters, but for those of spelling.")
     markup: Literal["keep", "html", "markdown"] = Field(
-        "keep", description="html: remove HTML tags, comments and entities; markdown: these, and the marks of Markdown; keep: leave them."
+        "keep",
+        description="html: remove HTML tags, comments and entities; markdown: these, and the marks of Markdown; keep: leave them.",
     )
-    unwrap: bool = Field(False, description="Put paragraphs that were broken at a fixed width, as in Project Gutenberg's files, on one line.")
+    unwrap: bool = Field(
+        False, description="Put paragraphs that were broken at a fixed width, as in Project Gutenberg's files, on one line."
+    )
     boilerplate: bool = Field(
-        False, description="Remove page numbers and lines that recur at the head or foot of texts or pages; greetings recur too, so look at audit.json."
+        False,
+        description="Remove page numbers and lines that recur at the head or foot of texts or pages; greetings recur too, so look at audit.json.",
     )
     near_duplicates: Annotated[float, Field(ge=0.5, le=1.0)] | None = Field(
-        0.8, description="Leave out rows that share at least this much of their five-word runs (Jaccard) with an earlier row; null keeps them."
+        0.8,
+        description="Leave out rows that share at least this much of their five-word runs (Jaccard) with an earlier row; null keeps them.",
     )
     outliers: Literal["keep", "report", "remove"] = Field(
-        "report", description="Rows in another language or script than the rest: only report them in audit.json, remove them, or do not look."
+        "report",
+        description="Rows in another language or script than the rest: only report them in audit.json, remove them, or do not look.",
     )
 
 
@@ -68,12 +74,15 @@ class Split(Section):
         "sentence next door; group: whole values of `group`; stratified: single documents, the same share of every value of "
         "`group`; random: single documents.",
     )
-    group: str = Field("source", description="The column whose values are kept together when `by: group`, or shared out when `by: stratified`.")
+    group: str = Field(
+        "source", description="The column whose values are kept together when `by: group`, or shared out when `by: stratified`."
+    )
     validation: Fraction = Field(0.05, description="Share of the documents used for choosing (checkpoints, settings).")
     test: Fraction = Field(0.10, description="Share of the documents used for the verdict, and for nothing else.")
     blocks: Positive = Field(8, description="How many runs of neighbouring documents each held-out part is made of.")
     gap: Annotated[int, Field(ge=0)] = Field(
-        0, description="So many documents on each side of a held-out run are left out of training, where `by: block`; audit.json counts them."
+        0,
+        description="So many documents on each side of a held-out run are left out of training, where `by: block`; audit.json counts them.",
     )
     leaks: Literal["refuse", "remove", "allow"] = Field(
         "refuse",
@@ -112,12 +121,16 @@ class Data(Section):
     )
     minimum_words: Annotated[int, Field(ge=0)] = Field(3, description="Shorter documents are left out, and counted in audit.json.")
     maximum_documents: Positive | None = Field(None, description="Use only the first so many documents; null means all.")
-    maximum_words: Positive | None = Field(None, description="Longer rows are left out before anything is cut, and counted; null keeps them.")
+    maximum_words: Positive | None = Field(
+        None, description="Longer rows are left out before anything is cut, and counted; null keeps them."
+    )
     train_share: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
-        1.0, description="Train on this share of the training documents; a smaller share is always part of a larger one (learning curves)."
+        1.0,
+        description="Train on this share of the training documents; a smaller share is always part of a larger one (learning curves).",
     )
     recut: bool = Field(
-        False, description="Cut long texts at new places in each epoch, within the training part, so that the model sees other beginnings."
+        False,
+        description="Cut long texts at new places in each epoch, within the training part, so that the model sees other beginnings.",
     )
     strip_gutenberg: bool = Field(True, description="Remove Project Gutenberg's header and footer where its markers are found.")
     clean: Cleaning = Field(default_factory=Cleaning, description="What is mended and what is left out.")
@@ -137,7 +150,9 @@ class Model(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Number format of the weights; auto takes float32 on a CPU and bfloat16 on a GPU that has it."
     )
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where the model runs; auto takes a GPU if there is one.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="Where the model runs; auto takes a GPU if there is one."
+    )
     quantization: Literal["none", "nf4"] = Field(
         "none", description="nf4 loads the base in 4 bits with bitsandbytes (QLoRA); both arms then use the same quantised base."
     )
@@ -166,7 +181,8 @@ class Training(Section):
         1, description="Passes per step: batch_size x accumulation documents make one step, weighted by their tokens."
     )
     document_tokens: Positive | None = Field(
-        None, description="Documents are truncated to this many tokens in training; null means data.document_tokens plus BOS and EOS."
+        None,
+        description="Documents are truncated to this many tokens in training; null means data.document_tokens plus BOS and EOS.",
     )
     packing: bool = Field(
         False,
@@ -190,7 +206,8 @@ class Training(Section):
         60.0, description="Seconds between checkpoints from which a killed run goes on."
     )
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = Field(
-        None, description="Seed of the adapter's start, the order of documents and dropout; null means the recipe's seed, which also splits the data."
+        None,
+        description="Seed of the adapter's start, the order of documents and dropout; null means the recipe's seed, which also splits the data.",
     )
 
     @model_validator(mode="after")
@@ -204,19 +221,24 @@ class Evaluation(Section):
     """How base and tuned are compared."""
 
     margin_nats: Annotated[float, Field(gt=0)] = Field(
-        0.01, description="Gains smaller than this many nats a token are called too small to matter (0.01 is about 1 % of perplexity)."
+        0.01,
+        description="Gains smaller than this many nats a token are called too small to matter (0.01 is about 1 % of perplexity).",
     )
     context_tokens: Positive | None = Field(
         None, description="Longer documents are scored in half-overlapping windows of this size; null means the training length."
     )
-    tokens_per_pass: Annotated[int, Field(ge=16)] = Field(2048, description="Tokens scored in one forward pass; memory, not mathematics.")
+    tokens_per_pass: Annotated[int, Field(ge=16)] = Field(
+        2048, description="Tokens scored in one forward pass; memory, not mathematics."
+    )
     score_eos: bool = Field(False, description="Also report the end-of-text token, apart from the text.")
 
 
 class Recipe(Section):
     """A whole run."""
 
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="Names the run's folder: letters, digits, . _ -")
+    name: str = Field(
+        "run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="Names the run's folder: letters, digits, . _ -"
+    )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(42, description="Every random choice follows from it.")
     data: Data = Field(default_factory=Data, description="The text.")
     model: Model = Field(default_factory=Model, description="The base model.")
@@ -234,7 +256,9 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             event = self.get_event()  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(None, None, f"write the value out instead of the alias `*{event.anchor}`", event.start_mark)
+            raise yaml.composer.ComposerError(
+                None, None, f"write the value out instead of the alias `*{event.anchor}`", event.start_mark
+            )
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -257,7 +281,8 @@ _NUMBERS = {
     "int": r"^[-+]?(?:0|[1-9][0-9_]*)$",
 }
 _Loader.yaml_implicit_resolvers = {
-    first: [pair for pair in pairs if pair[0].rpartition(":")[2] not in _NUMBERS] for first, pairs in _Loader.yaml_implicit_resolvers.items()
+    first: [pair for pair in pairs if pair[0].rpartition(":")[2] not in _NUMBERS]
+    for first, pairs in _Loader.yaml_implicit_resolvers.items()
 }
 for _kind, _pattern in _NUMBERS.items():
     for _class in (_Loader, _Dumper):
@@ -319,7 +344,10 @@ def _explain(error: ValidationError, text: str, where: str, settings: Sequence[s
     dotted = ".".join(path)
     place = _place(dotted, _line_of(text, path), where, settings)
     if unknown:
-        return RecipeError("recipe/unknown-key", f"{place}: there is no option `{shown(dotted, 80)}`; {_nearest(dotted, list(known), sorted(sections))}")
+        return RecipeError(
+            "recipe/unknown-key",
+            f"{place}: there is no option `{shown(dotted, 80)}`; {_nearest(dotted, list(known), sorted(sections))}",
+        )
     if dotted in sections and first["type"] == "model_type":
         found = "nothing" if first["input"] is None else _short(first["input"])
         return RecipeError("recipe/value", f"{place}: `{dotted}` is a block of options, got {found}.")
@@ -410,10 +438,14 @@ def load(path: Path, settings: Sequence[str] = ()) -> Recipe:
     except IsADirectoryError:
         raise RecipeError("recipe/missing", f"{shown(str(path))} is a folder; a recipe is a YAML file.") from None
     except OSError as error:
-        raise RecipeError("recipe/unreadable", f"{shown(str(path))}: cannot be read: {shown(error.strerror or str(error))}.") from None
+        raise RecipeError(
+            "recipe/unreadable", f"{shown(str(path))}: cannot be read: {shown(error.strerror or str(error))}."
+        ) from None
     except UnicodeDecodeError as error:
         line, byte = content.count(b"\n", 0, error.start) + 1, content[error.start]
-        raise RecipeError("recipe/unreadable", f"{shown(str(path))} line {line}: byte 0x{byte:02x} is not UTF-8; a recipe is a YAML text.") from None
+        raise RecipeError(
+            "recipe/unreadable", f"{shown(str(path))} line {line}: byte 0x{byte:02x} is not UTF-8; a recipe is a YAML text."
+        ) from None
     if len(content) > LARGEST_RECIPE:
         raise RecipeError("recipe/unreadable", f"{shown(str(path))} is larger than 64 KiB; a recipe is a short YAML text.")
     return from_text(text, shown(str(path)), settings)

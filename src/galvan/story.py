@@ -18,7 +18,7 @@ from galvan import recipe as recipes
 from galvan.errors import DataError, GalvanError, RecipeError
 from galvan.progress import Progress, Silent
 from galvan.recipe import Recipe
-from galvan.run import (
+from galvan.rundir import (
     Document,
     Stage,
     cannot_write,
@@ -89,7 +89,9 @@ class Story:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise RecipeError("run/busy", f"{shown(str(self.folder))}: another galvan works in this run; wait for it or choose another --out.") from None
+                raise RecipeError(
+                    "run/busy", f"{shown(str(self.folder))}: another galvan works in this run; wait for it or choose another --out."
+                ) from None
             for litter in self.folder.rglob(".*.part"):  # what a killed process was writing
                 litter.unlink(missing_ok=True)
             write_text(self.folder / "recipe.yaml", recipes.resolved(self.recipe))
@@ -157,7 +159,11 @@ class Story:
         splits = {name: read_documents(self.folder / "data" / f"{name}.jsonl") for name in ("train", "validation", "test")}
         settings = self.recipe.training
         rows = self._encode(splits["train"])
-        scored = [len(row.input_ids) for part in (self._encode(splits["validation"]), _probe(rows, settings.probe_documents)) for row in part]
+        scored = [
+            len(row.input_ids)
+            for part in (self._encode(splits["validation"]), _probe(rows, settings.probe_documents))
+            for row in part
+        ]
         found = preflight(
             self.recipe, rows, splits["test"], [len(self._offsets(d.text)) for d in splits["test"]], sum(scored),
             self._tokenizer.eos_token_id if settings.learn_eos else None, self.base, self.device, self.dtype,
@@ -182,7 +188,9 @@ class Story:
         def rows_of(epoch: int) -> Sequence[Any]:
             if epoch == 0:
                 return rows
-            return self._encode(documents_of_epoch(documents, whole, epoch, self.recipe.seed, self.recipe.data.document_tokens, self._offsets))
+            return self._encode(
+                documents_of_epoch(documents, whole, epoch, self.recipe.seed, self.recipe.data.document_tokens, self._offsets)
+            )
 
         return rows_of
 
@@ -195,7 +203,9 @@ class Story:
             log = clean.Log()
             found = read(source, self.recipe.data.column, offline=self.offline, mapping=self.recipe.data.mapping)
             rows = cut.in_order(clean.clean(shapes.decoded(found, self._decode), log))
-            pieces = clean.long_enough(cut.cut(rows, self.recipe.data.document_tokens, self._offsets), self.recipe.data.minimum_words, log)
+            pieces = clean.long_enough(
+                cut.cut(rows, self.recipe.data.document_tokens, self._offsets), self.recipe.data.minimum_words, log
+            )
             return [document for document, _ in cut.to_documents(clean.first(pieces, self.recipe.data.maximum_documents, log))]
 
         test = documents(self.recipe.data.source)
@@ -244,7 +254,10 @@ class Story:
             model = models.add_lora(model, settings.lora, self.base.name, self.base.revision, self.recipe.training_seed)
             targets = sorted({n.rsplit(".lora_A", 1)[0].rsplit(".", 1)[-1] for n, _ in model.named_parameters() if ".lora_A." in n})
         elif self.recipe.model.quantization != "none":
-            raise RecipeError("recipe/value", "training.method full cannot train a quantised base; set model.quantization to none or method to lora.")
+            raise RecipeError(
+                "recipe/value",
+                "training.method full cannot train a quantised base; set model.quantization to none or method to lora.",
+            )
         trained = train(
             model, self._rows_of_epoch(splits["train"], rows), settings, self.recipe.training_seed, work, encode["validation"],
             _probe(rows, settings.probe_documents), identity, self.progress,
@@ -335,7 +348,11 @@ class Story:
             if reason is not None:
                 refused[name] = reason
         asked = self.recipe.evaluation
-        others = {name: own for name, located in found.items() if name not in refused and (own := self._other_tokenizer(located)) is not None}
+        others = {
+            name: own
+            for name, located in found.items()
+            if name not in refused and (own := self._other_tokenizer(located)) is not None
+        }
         starts = [common_start([self._tokenizer, *others.values()], d) for d in documents] if others else []
 
         def scored(model: Any, arm: str) -> list[Any]:
@@ -380,7 +397,9 @@ class Story:
         return not is_adapter and tuned.path.parent != self.folder and same_tokenizer(self.base, tuned) is False
 
     def _offsets(self, text: str) -> list[tuple[int, int]]:
-        encoded = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False)
+        encoded = self._tokenizer(
+            text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
+        )
         return list(encoded["offset_mapping"])
 
     def _decode(self, ids: list[int]) -> str:
@@ -404,7 +423,12 @@ class Story:
     def _arms(self) -> dict[str, Any]:
         assert self.tuned is not None
         names = sorted(p for p in self.tuned.path.iterdir() if p.is_file())
-        return {"base": self.prints, "tuned": {p.name: sha256_file(p) for p in names}, "model": self.recipe.model, "dtype": self.dtype.value}
+        return {
+            "base": self.prints,
+            "tuned": {p.name: sha256_file(p) for p in names},
+            "model": self.recipe.model,
+            "dtype": self.dtype.value,
+        }
 
     def _source_digest(self) -> str:
         """sha256 of everything that `data.source` names."""
@@ -458,4 +482,6 @@ def _probe(rows: Sequence[Any], wanted: int) -> Sequence[Any]:
 
 
 def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {n: version(n) for n in ("galvan", "torch", "transformers", "peft", "tokenizers", "numpy")}
+    return {"python": platform.python_version()} | {
+        n: version(n) for n in ("galvan", "torch", "transformers", "peft", "tokenizers", "numpy")
+    }

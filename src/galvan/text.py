@@ -11,7 +11,37 @@ _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
 
 # A full stop after one of these does not end a sentence.
 _ABBREVIATIONS = frozenset(
-    ["mr", "mrs", "ms", "dr", "st", "messrs", "prof", "rev", "hon", "capt", "col", "gen", "lieut", "lt", "sgt", "jr", "sr", "esq", "vol", "viz", "etc", "vs", "cf", "ed", "fig", "pp", "ch", "i.e", "e.g"]
+    [
+        "mr",
+        "mrs",
+        "ms",
+        "dr",
+        "st",
+        "messrs",
+        "prof",
+        "rev",
+        "hon",
+        "capt",
+        "col",
+        "gen",
+        "lieut",
+        "lt",
+        "sgt",
+        "jr",
+        "sr",
+        "esq",
+        "vol",
+        "viz",
+        "etc",
+        "vs",
+        "cf",
+        "ed",
+        "fig",
+        "pp",
+        "ch",
+        "i.e",
+        "e.g",
+    ]
 )
 _SENTENCE_END = re.compile(r"""(?:[.!?\u2026]+|[\u3002\uff01\uff1f])["'\u201d\u2019\u00bb)\]]*(?=\s|$)""")
 

@@ -10,7 +10,7 @@ import pytest
 from chat_tokenizers import CHATML_MARKED, LLAMA, MISTRAL, chat_tokenizer
 from galvan.data.tokens import training_rows
 from galvan.payload import Chat, Pair
-from galvan.run import Document
+from galvan.rundir import Document
 from models_for_tests import byte_tokenizer, tiny_llama
 
 trl = pytest.importorskip("trl")

@@ -11,7 +11,7 @@ from galvan.data.encode import encode, prompt_ids
 from galvan.data.tokens import IGNORE, training_rows
 from galvan.errors import DataError
 from galvan.payload import Chat, Pair, Tokens
-from galvan.run import Document
+from galvan.rundir import Document
 
 TALK = Chat(({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}))
 LONG = Chat((*TALK.messages, {"role": "user", "content": "So"}, {"role": "assistant", "content": "Bye"}))

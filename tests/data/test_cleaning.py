@@ -46,7 +46,9 @@ def test_a_footer_of_many_rows_is_counted_and_shown_and_only_where_asked() -> No
     assert untouched == texts
 
 
-@pytest.mark.parametrize(("stranger", "reason"), [(FRENCH, "French among English"), (RUSSIAN, "mostly cyrillic letters among latin ones")])
+@pytest.mark.parametrize(
+    ("stranger", "reason"), [(FRENCH, "French among English"), (RUSSIAN, "mostly cyrillic letters among latin ones")]
+)
 def test_a_text_in_another_language_or_script_is_reported_or_removed(stranger: str, reason: str) -> None:
     texts = rows(*(ENGLISH.format(n=n) for n in range(9)), stranger)
     how = recipe.Cleaning(near_duplicates=None)
@@ -60,7 +62,11 @@ def test_a_text_in_another_language_or_script_is_reported_or_removed(stranger: s
 
 
 def test_quotations_names_and_short_texts_are_no_outliers() -> None:
-    texts = [ENGLISH.format(n=n) for n in range(9)] + ["Oui.", "C'est la vie, he said, and left the house with his hat in his hand and the dog behind him at once.", "Да!"]
+    texts = [ENGLISH.format(n=n) for n in range(9)] + [
+        "Oui.",
+        "C'est la vie, he said, and left the house with his hat in his hand and the dog behind him at once.",
+        "Да!",
+    ]
     assert language.outliers(texts) == []
     assert language.outliers([RUSSIAN] * 3) == [] == language.outliers([])
 

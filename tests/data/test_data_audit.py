@@ -12,7 +12,7 @@ from galvan.data.clean import Log, Removed
 from galvan.data.facts import Audit, Lengths
 from galvan.data.split import Splits
 from galvan.data.warn import notices
-from galvan.run import Document, to_json
+from galvan.rundir import Document, to_json
 
 LONG = " ".join(f"word{number}" for number in range(30))
 
@@ -44,7 +44,10 @@ def test_a_leak_is_measured_and_named() -> None:
     # The test document has 32 words: 20 windows of 13, of which 18 lie inside the 30 shared words.
     assert pair.contained_13_grams == 18 / 20
     notice = next(notice for notice in facts.warnings if notice.code == "data/leak")
-    assert notice.message == "1 of 2 test documents share 20 words or more in a row with train (longest 30; s:7); 1 of 2 test documents are nearly one of train."
+    assert (
+        notice.message
+        == "1 of 2 test documents share 20 words or more in a row with train (longest 30; s:7); 1 of 2 test documents are nearly one of train."
+    )
 
 
 def test_every_pair_of_splits_is_compared_and_empty_ones_are_not() -> None:

@@ -32,7 +32,9 @@ def sound(n: int = 120, seed: int = 0) -> list[str]:
 
 
 def facts(folder: Path, texts: list[str], **split: object):  # type: ignore[no-untyped-def]
-    data = recipe.Data.model_validate({"source": written(folder, texts), "split": {"by": "random", **split}, "clean": {"near_duplicates": None}})
+    data = recipe.Data.model_validate(
+        {"source": written(folder, texts), "split": {"by": "random", **split}, "clean": {"near_duplicates": None}}
+    )
     return prepare(data, 42, by_word).audit
 
 
@@ -51,7 +53,9 @@ def edited(texts: list[str]) -> list[str]:
     return texts + [text.rsplit(" ", 2)[0] + " another end" for text in texts]
 
 
-@pytest.mark.parametrize(("plant", "said"), [(spliced, "share 20 words or more"), (retyped, "stand whole in"), (edited, "are nearly one of")])
+@pytest.mark.parametrize(
+    ("plant", "said"), [(spliced, "share 20 words or more"), (retyped, "stand whole in"), (edited, "are nearly one of")]
+)
 def test_a_planted_leak_is_refused(tmp_path: Path, plant: object, said: str) -> None:
     found = facts(tmp_path, plant(sound()))  # type: ignore[operator]
     assert said in "; ".join(leaks(found))

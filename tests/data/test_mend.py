@@ -26,7 +26,21 @@ def test_tags_comments_scripts_and_entities_go_and_the_authors_angle_brackets_st
 
 def test_marks_of_markdown_go_and_their_words_stay() -> None:
     page = "# Head\n\nA **bold** and *soft* [link](http://x.y) with `code`.\n\n> said\n\n- item\n\n```python\nx = 1\n```"
-    assert mend.without_markdown(page).split() == ["Head", "A", "bold", "and", "soft", "link", "with", "code.", "said", "item", "x", "=", "1"]
+    assert mend.without_markdown(page).split() == [
+        "Head",
+        "A",
+        "bold",
+        "and",
+        "soft",
+        "link",
+        "with",
+        "code.",
+        "said",
+        "item",
+        "x",
+        "=",
+        "1",
+    ]
     assert mend.without_markdown("3 * 4 * 5, snake_case and a - b") == "3 * 4 * 5, snake_case and a - b"
 
 
@@ -35,7 +49,10 @@ VERSE = "Like one who, on a lonely road,\nDoth walk in fear and dread,\nAnd, hav
 
 
 def test_hard_wrapped_paragraphs_become_one_line_and_verse_stays_verse() -> None:
-    assert mend.unwrapped(f"{WRAPPED}\n\n{VERSE}\n\n{WRAPPED}") == f"{WRAPPED.replace(chr(10), ' ')}\n\n{VERSE}\n\n{WRAPPED.replace(chr(10), ' ')}"
+    assert (
+        mend.unwrapped(f"{WRAPPED}\n\n{VERSE}\n\n{WRAPPED}")
+        == f"{WRAPPED.replace(chr(10), ' ')}\n\n{VERSE}\n\n{WRAPPED.replace(chr(10), ' ')}"
+    )
     assert mend.unwrapped("One.\n\nTwo.") == "One.\n\nTwo."
 
 
@@ -55,7 +72,11 @@ def test_each_change_is_counted_with_the_place_where_it_was_made() -> None:
     rows = [Row("x" * 300 + " cafÃ© and more", "s", 1, "a.csv line 2"), Row("sound", "s", 2, "a.csv line 3")]
     assert [row.text[-14:] for row in clean.clean(rows, log)] == [" café and more", "sound"]
     changed = log.changed["encoding repaired"]
-    assert changed.count == 1 and changed.examples[0]["before"].endswith("x cafÃ© and more") and changed.examples[0]["where"] == "a.csv line 2"
+    assert (
+        changed.count == 1
+        and changed.examples[0]["before"].endswith("x cafÃ© and more")
+        and changed.examples[0]["where"] == "a.csv line 2"
+    )
 
 
 @pytest.mark.parametrize("setting", [{"repair": False}, {"invisible": False}])

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 
 from galvan.data import pictures
 from galvan.data.split import Splits
-from galvan.run import Document
+from galvan.rundir import Document
 
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = "</svg><script>alert(1)</script> & \u202e\x1b[31m\x00"
@@ -38,7 +38,12 @@ def test_the_bars_of_the_histogram_count_every_document() -> None:
 def test_the_map_shows_where_each_split_lies() -> None:
     root = parsed(pictures.split_map(SPLITS))
     said = [title.text for title in root.iterfind(f".//{SVG}rect/{SVG}title")]
-    assert said[:4] == ["train: documents 1 to 3", "validation: documents 4 to 4", "test: documents 5 to 5", "train: documents 6 to 7"]
+    assert said[:4] == [
+        "train: documents 1 to 3",
+        "validation: documents 4 to 4",
+        "test: documents 5 to 5",
+        "train: documents 6 to 7",
+    ]
 
 
 def test_text_from_outside_cannot_leave_its_place() -> None:

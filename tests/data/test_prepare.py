@@ -16,7 +16,7 @@ from galvan.data.leak import refuse
 from galvan.data.prepare import Prepared, prepare, write
 from galvan.data.split import runs
 from galvan.errors import DataError
-from galvan.run import read_documents
+from galvan.rundir import read_documents
 
 SHARED = Path(os.environ.get("GALVAN_SHARED") or Path(__file__).resolve().parents[2].parent / "shared") / "data"
 REAL = pytest.mark.skipif(not (SHARED / "shelley-frankenstein.txt").exists(), reason="the real texts are not beside this checkout")
@@ -128,7 +128,12 @@ def test_no_check_speaks_on_the_origins_snippets_or_on_the_letters() -> None:
 def test_stratified_splits_use_the_column_and_a_share_of_training_is_counted(tmp_path: Path) -> None:
     rows = [{"text": f"This is text number {number} of them.", "kind": "ab"[number % 5 == 0]} for number in range(100)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    done = prepared(source=str(tmp_path / "a.jsonl"), split={"by": "stratified", "group": "kind", "gap": 0}, train_share=0.5, clean={"near_duplicates": None})
+    done = prepared(
+        source=str(tmp_path / "a.jsonl"),
+        split={"by": "stratified", "group": "kind", "gap": 0},
+        train_share=0.5,
+        clean={"near_duplicates": None},
+    )
     assert [document.group for document in done.splits.test].count("b") == 2
     assert (len(done.splits.train), done.audit.removed["beyond data.train_share"].count) == (42, 43)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from galvan import recipe
 from galvan.data.prepare import Prepared, prepare, write
 from galvan.data.recut import documents_of_epoch, read_stretches
-from galvan.run import Document
+from galvan.rundir import Document
 
 
 def by_word(text: str) -> list[tuple[int, int]]:
@@ -16,8 +16,12 @@ def by_word(text: str) -> list[tuple[int, int]]:
 
 
 def prepared(folder: Path) -> Prepared:
-    (folder / "book.txt").write_text("\n\n".join(f"Paragraph {n} has a first sentence. And sentence {n} is the second of it." for n in range(400)))
-    data = recipe.Data.model_validate({"source": str(folder / "book.txt"), "document_tokens": 64, "recut": True, "minimum_words": 0})
+    (folder / "book.txt").write_text(
+        "\n\n".join(f"Paragraph {n} has a first sentence. And sentence {n} is the second of it." for n in range(400))
+    )
+    data = recipe.Data.model_validate(
+        {"source": str(folder / "book.txt"), "document_tokens": 64, "recut": True, "minimum_words": 0}
+    )
     return prepare(data, 42, by_word)
 
 
@@ -59,4 +63,6 @@ def test_an_epoch_depends_on_seed_and_number_only(tmp_path: Path) -> None:
 
 def test_texts_that_were_never_cut_stay_as_they_are() -> None:
     done = prepare(recipe.Data(recut=True, document_tokens=4096), 42, by_word)
-    assert [d.text for d in documents_of_epoch(done.splits.train, done.stretches, 5, 42, 4096, by_word)] == [d.text for d in done.splits.train]
+    assert [d.text for d in documents_of_epoch(done.splits.train, done.stretches, 5, 42, 4096, by_word)] == [
+        d.text for d in done.splits.train
+    ]

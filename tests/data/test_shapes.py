@@ -16,7 +16,7 @@ from galvan.data.prepare import prepare, write
 from galvan.data.read import read
 from galvan.errors import DataError, RecipeError
 from galvan.payload import Chat, Pair, Tokens, from_json, learned_text
-from galvan.run import read_documents, to_json
+from galvan.rundir import read_documents, to_json
 
 USER, YES = {"role": "user", "content": "Really?"}, {"role": "assistant", "content": "Yes."}
 SYSTEM = {"role": "system", "content": "Be brief."}

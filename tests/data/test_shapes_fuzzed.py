@@ -12,7 +12,7 @@ from galvan.data.rows import make_row
 from galvan.data.shapes import payload
 from galvan.errors import DataError
 from galvan.payload import from_json, learned_text
-from galvan.run import to_json
+from galvan.rundir import to_json
 
 KEYS = st.sampled_from(["role", "content", "from", "value", "weight", "text", "type", "tool_calls", "x"])
 LEAF = (

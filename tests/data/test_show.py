@@ -11,7 +11,7 @@ from galvan import cli
 from galvan.data.show import shown_row, to_html, to_terminal
 from galvan.data.tokens import training_rows
 from galvan.payload import Chat, Pair
-from galvan.run import Document
+from galvan.rundir import Document
 from models_for_tests import byte_tokenizer, save_base, tiny_llama
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from galvan import recipe
 from galvan.data.split import Splits, runs, share_of_train, split, without_gap
 from galvan.errors import DataError
-from galvan.run import Document
+from galvan.rundir import Document
 
 
 def documents(*sizes: int) -> list[Document]:
@@ -190,7 +190,10 @@ def test_stratified_parts_have_every_value_in_proportion(sizes: list[int], seed:
     how = recipe.Split(by="stratified", group="kind", test=0.2, validation=0.1)
     parts = split(all_documents, how, seed)
     assert sorted(d.id for _, part in parts.items() for d in part) == sorted(d.id for d in all_documents)
-    assert (len(parts.test), len(parts.validation)) == (max(1, round(0.2 * len(all_documents))), max(1, round(0.1 * len(all_documents))))
+    assert (len(parts.test), len(parts.validation)) == (
+        max(1, round(0.2 * len(all_documents))),
+        max(1, round(0.1 * len(all_documents))),
+    )
     if min(sizes) >= 10:
         for n, size in enumerate(sizes):
             assert abs(sum(d.group == f"v{n}" for d in parts.test) - 0.2 * size) <= 1

@@ -17,7 +17,7 @@ from galvan.data.token_checks import TokenFacts, notices, report
 from galvan.data.tokens import IGNORE, training_rows
 from galvan.errors import DataError
 from galvan.payload import Chat, Pair, Tokens
-from galvan.run import Document, read_json
+from galvan.rundir import Document, read_json
 from galvan.story import Story
 from models_for_tests import byte_tokenizer, save_base, tiny_llama
 

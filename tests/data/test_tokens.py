@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from galvan.data.tokens import IGNORE, adds_bos, encode_texts, first_token_bytes, first_token_rule, training_rows
 from galvan.models import Located, load_tokenizer, locate
-from galvan.run import Document
+from galvan.rundir import Document
 from models_for_tests import byte_tokenizer, save_base, tiny_gpt2
 
 WITH, WITHOUT = byte_tokenizer(), byte_tokenizer(bos=False)

@@ -19,7 +19,7 @@ from galvan.measure.facts import AdapterState, FileFacts, FunctionFacts, Integri
 from galvan.measure.integrity import check
 from galvan.models import Located
 from galvan.recipe import Model
-from galvan.run import to_json
+from galvan.rundir import to_json
 from models_for_tests import move, save_adapter, save_base, tiny_llama, tiny_mistral, wrap
 
 CPU = Model(device="cpu", dtype="float32")

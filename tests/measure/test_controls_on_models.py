@@ -25,7 +25,7 @@ from galvan.measure import scoring
 from galvan.measure.alignment import common_start, scored_from, token_starts
 from galvan.models import Located
 from galvan.plan import plan
-from galvan.run import Document
+from galvan.rundir import Document
 from galvan.story import Story
 from models_for_tests import byte_tokenizer, save_adapter, save_base, tiny_llama
 

@@ -22,7 +22,7 @@ from galvan.measure.integrity import check
 from galvan.measure.live import adapters_off, alone_nll, encode, function_facts, keep_random_state
 from galvan.models import Located
 from galvan.recipe import Model
-from galvan.run import to_json
+from galvan.rundir import to_json
 from models_for_tests import TEXTS, byte_tokenizer, move, save_adapter, save_base, tiny_gpt2, tiny_llama, tiny_mistral, wrap
 
 CPU = Model(device="cpu", dtype="float32")

@@ -19,7 +19,7 @@ from galvan.measure.scoring import SCHEMA, Score, not_reproduced, score, write_s
 from galvan.models import Choice, Located
 from galvan.progress import Silent
 from galvan.recipe import from_text
-from galvan.run import Document
+from galvan.rundir import Document
 from galvan.statistics.windows import rolling_windows
 from galvan.training.loop import train
 from models_for_tests import byte_tokenizer, save_base, tiny_gpt2, tiny_llama, tiny_mistral, wrap

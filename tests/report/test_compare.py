@@ -204,7 +204,7 @@ def test_a_truncated_scores_file_is_a_data_error(tmp_path: Path, cut: float) -> 
 
 
 def test_the_noise_floor_is_measured_where_it_was_and_never_below_float32_rounding(tmp_path: Path) -> None:
-    from galvan.run import read_json
+    from galvan.rundir import read_json
 
     integrity = read_json(make(tmp_path) / "integrity.json")
     assert noise_floor(integrity)[0] == 1e-5 == noise_floor(None)[0]

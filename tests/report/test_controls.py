@@ -21,7 +21,7 @@ from galvan.measure.shuffle import shuffled_documents, shuffled_words
 from galvan.plan import pilot_spreads
 from galvan.report import judge
 from galvan.report.picture import COLUMNS, axis, in_words, power_line, power_svg
-from galvan.run import Document, read_json, write_json, write_text
+from galvan.rundir import Document, read_json, write_json, write_text
 from galvan.statistics import Gain, paired_gain
 from synthetic import Plan, make, score_row, verdict_of, write_scores
 

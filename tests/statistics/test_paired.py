@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from statsmodels.stats.weightstats import ttost_paired
 
 from galvan.errors import DataError
-from galvan.run import to_json
+from galvan.rundir import to_json
 from galvan.statistics import Interval, judge, judge_candidates, paired_bits, paired_gain, ratio
 
 

@@ -12,7 +12,7 @@ from galvan.data.clean import Log
 from galvan.data.facts import Audit, Lengths, Overlap, Part, Typography
 from galvan.data.rows import one_line
 from galvan.data.split import Splits, runs
-from galvan.run import Document
+from galvan.rundir import Document
 from galvan.text import shown, words
 
 SPAN_WORDS = 20  # a run of so many words that train and test share is a leak

@@ -18,7 +18,10 @@ _LONGEST_LINE = 80
 _FEWEST, _SHARE_OF_ROWS = 5, 0.2
 _DIGITS = re.compile(r"\d+")
 _ROMAN = re.compile(r"(?<![a-z])[ivxlc]{1,7}(?![a-z])")
-_PAGE = re.compile(r"[-\u2013\u2014\[(|\s]*(?:(?:page|pg\.?|p\.|seite|pagina|página)\s*)?\d{1,4}(?:\s*(?:/|of|von|de)\s*\d{1,4})?[-\u2013\u2014\])|\s.]*", re.IGNORECASE)
+_PAGE = re.compile(
+    r"[-\u2013\u2014\[(|\s]*(?:(?:page|pg\.?|p\.|seite|pagina|página)\s*)?\d{1,4}(?:\s*(?:/|of|von|de)\s*\d{1,4})?[-\u2013\u2014\])|\s.]*",
+    re.IGNORECASE,
+)
 _PAGE_NUMBER = "page number"
 
 
@@ -54,19 +57,27 @@ def repeated(rows: Iterable[Row]) -> dict[str, frozenset[str]]:
         rows_of[row.source] += 1
         found = Counter(form for _, form in candidates(row.text) if any(map(str.isalnum, form)) or form == _PAGE_NUMBER)
         times.setdefault(row.source, Counter()).update(found.keys())
-        often = {form for form, count in found.items() if count >= _FEWEST and (form == _PAGE_NUMBER or "#" in form or count >= 2 * _FEWEST)}
+        often = {
+            form
+            for form, count in found.items()
+            if count >= _FEWEST and (form == _PAGE_NUMBER or "#" in form or count >= 2 * _FEWEST)
+        }
         if _PAGE_NUMBER in often and not _rising(row.text):
             often.remove(_PAGE_NUMBER)
         within.setdefault(row.source, set()).update(often)
     return {
-        source: frozenset(within[source] | {form for form, count in counted.items() if count >= max(_FEWEST, _SHARE_OF_ROWS * rows_of[source])})
+        source: frozenset(
+            within[source] | {form for form, count in counted.items() if count >= max(_FEWEST, _SHARE_OF_ROWS * rows_of[source])}
+        )
         for source, counted in times.items()
     }
 
 
 def _rising(text: str) -> bool:
     lines = text.split("\n")
-    numbers = [int(match.group()) for number, form in candidates(text) if form == _PAGE_NUMBER and (match := _DIGITS.search(lines[number]))]
+    numbers = [
+        int(match.group()) for number, form in candidates(text) if form == _PAGE_NUMBER and (match := _DIGITS.search(lines[number]))
+    ]
     rises = sum(later > earlier for earlier, later in pairwise(numbers))
     return rises >= 0.9 * (len(numbers) - 1)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from galvan.data.rows import Row
-from galvan.run import Document
+from galvan.rundir import Document
 from galvan.text import sentence_ends
 
 # The tokens of a text as character spans (begin, end), without special tokens: `lambda text: tokenizer.encode(text).offsets`.

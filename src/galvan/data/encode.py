@@ -20,7 +20,7 @@ from galvan.data import chat as chats
 from galvan.data.tokens import IGNORE, Ids, adds_bos
 from galvan.errors import DataError
 from galvan.payload import Chat, Pair, Tokens
-from galvan.run import Document
+from galvan.rundir import Document
 from galvan.text import shown
 
 Mask = NDArray[np.bool_]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from galvan.data.rows import one_line
 from galvan.errors import DataError, ResourceError
-from galvan.run import write_bytes
+from galvan.rundir import write_bytes
 
 PREFIX = "gutenberg:"
 URL = "https://www.gutenberg.org"

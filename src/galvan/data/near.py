@@ -126,7 +126,9 @@ def _proposed(signatures: NDArray[np.uint32], among: NDArray[np.int64], rows: in
             key ^= key >> np.uint64(32)
         order = np.argsort(key, kind="stable")
         ordered, number = key[order], among[order]
-        starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])) if len(ordered) else np.empty(0, dtype=np.int64)
+        starts = (
+            np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])) if len(ordered) else np.empty(0, dtype=np.int64)
+        )
         first = np.repeat(number[starts], np.diff(np.append(starts, len(ordered))))
         pairs.append(np.stack([number, first], axis=1)[number != first])
         for back in range(1, _NEIGHBOURS + 1):

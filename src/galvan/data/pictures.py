@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from galvan.data.facts import Audit
 from galvan.data.split import TEST, TRAIN, VALIDATION, Splits
-from galvan.run import Document
+from galvan.rundir import Document
 from galvan.text import shown
 
 _WIDTH, _LEFT, _ROW = 640, 150, 22
@@ -43,14 +43,21 @@ def lengths(values: Sequence[int], unit: str = "tokens") -> str:
         span = f"{begin}" if width == 1 else f"{begin} to {min(begin + width - 1, high)}"
         height = 120 * count / tallest
         label = f"{span} {unit}: {count:,} documents"
-        marks.append(f'<rect x="{50 + number * step:.1f}" y="{130 - height:.1f}" width="{max(1.0, step - 2):.1f}" height="{height:.1f}" fill="currentColor" fill-opacity="0.6"><title>{html.escape(label)}</title></rect>')
+        marks.append(
+            f'<rect x="{50 + number * step:.1f}" y="{130 - height:.1f}" width="{max(1.0, step - 2):.1f}" height="{height:.1f}" fill="currentColor" fill-opacity="0.6"><title>{html.escape(label)}</title></rect>'
+        )
     marks += [
         f'<line x1="48" y1="130.5" x2="{_WIDTH - 10}" y2="130.5" stroke="currentColor"/>',
         _text(44, 18, f"{tallest:,}", "end"), _text(44, 134, "0", "end"),
         _text(50, 148, f"{low:,}"), _text(_WIDTH - 10, 148, f"{high:,} {unit}", "end"),
     ]  # fmt: skip
     middle = sorted(values)[len(values) // 2]
-    return _figure("Length of documents", f"{len(values):,} documents of {low:,} to {high:,} {unit}, half of them of {middle:,} or more.", marks, 156)
+    return _figure(
+        "Length of documents",
+        f"{len(values):,} documents of {low:,} to {high:,} {unit}, half of them of {middle:,} or more.",
+        marks,
+        156,
+    )
 
 
 def split_map(splits: Splits) -> str:
@@ -69,11 +76,15 @@ def split_map(splits: Splits) -> str:
         marks.append(_text(_LEFT - 8, y + 12, shown(source.replace("\n", " "), 22), "end"))
         for name, begin, end in _stretches(members):
             label = f"{name}: documents {begin} to {end}"
-            marks.append(f'<rect x="{_LEFT + (begin - 1) * step:.2f}" y="{y}" width="{(end - begin + 1) * step:.2f}" height="16" fill="currentColor" fill-opacity="{_SHADES[name]}"><title>{label}</title></rect>')
+            marks.append(
+                f'<rect x="{_LEFT + (begin - 1) * step:.2f}" y="{y}" width="{(end - begin + 1) * step:.2f}" height="16" fill="currentColor" fill-opacity="{_SHADES[name]}"><title>{label}</title></rect>'
+            )
     y = 8 + len(largest) * _ROW
     for number, (name, part) in enumerate(splits.items()):
         x = _LEFT + number * 150
-        marks.append(f'<rect x="{x}" y="{y + 4}" width="14" height="14" fill="currentColor" fill-opacity="{_SHADES[name]}" stroke="currentColor"/>')
+        marks.append(
+            f'<rect x="{x}" y="{y + 4}" width="14" height="14" fill="currentColor" fill-opacity="{_SHADES[name]}" stroke="currentColor"/>'
+        )
         marks.append(_text(x + 20, y + 16, f"{name} ({len(part):,})"))
     more = f" The {len(largest)} longest of {len(sources):,} sources are shown." if len(sources) > len(largest) else ""
     said = ", ".join(f"{len(part):,} documents {name}" for name, part in splits.items())
@@ -99,9 +110,16 @@ def top_duplicates(repeated: Sequence[tuple[str, int]]) -> str:
     for number, (text, times) in enumerate(top):
         y = 4 + number * 36
         marks.append(_text(8, y + 12, shown(" ".join(text.split()), 80)))
-        marks.append(f'<rect x="8" y="{y + 17}" width="{(_WIDTH - 80) * times / top[0][1]:.1f}" height="9" fill="currentColor" fill-opacity="0.6"/>')
+        marks.append(
+            f'<rect x="8" y="{y + 17}" width="{(_WIDTH - 80) * times / top[0][1]:.1f}" height="9" fill="currentColor" fill-opacity="0.6"/>'
+        )
         marks.append(_text(_WIDTH - 8, y + 26, f"{times:,} times", "end"))
-    return _figure("Most repeated texts", f"{len(top)} texts that came more than once; the first came {top[0][1]:,} times.", marks, 8 + 36 * len(top))
+    return _figure(
+        "Most repeated texts",
+        f"{len(top)} texts that came more than once; the first came {top[0][1]:,} times.",
+        marks,
+        8 + 36 * len(top),
+    )
 
 
 def _text(x: float, y: float, text: str, anchor: str = "start") -> str:
@@ -109,5 +127,7 @@ def _text(x: float, y: float, text: str, anchor: str = "start") -> str:
 
 
 def _figure(title: str, description: str, marks: Sequence[str], height: float) -> str:
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 {_WIDTH} {height:g}" font-family="system-ui, sans-serif">'
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 {_WIDTH} {height:g}" font-family="system-ui, sans-serif">'
+    )
     return f"{head}<title>{html.escape(title)}</title><desc>{html.escape(description)}</desc>{''.join(marks)}</svg>\n"

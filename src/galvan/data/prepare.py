@@ -13,7 +13,7 @@ from galvan.data.facts import Audit
 from galvan.data.read import read
 from galvan.data.recut import Stretch, stretches
 from galvan.data.split import Splits, share_of_train, split, without, without_gap
-from galvan.run import Document, write_json, write_rows, write_text
+from galvan.rundir import Document, write_json, write_rows, write_text
 
 NEUTRAL = "galvan/plain"
 

@@ -42,7 +42,10 @@ def read(
 def _known_parts(mapping: Mapping[str, str]) -> Mapping[str, str]:
     if mapping and not any(set(mapping) <= set(shape.parts) for shape in SHAPES):
         known = "; ".join(f"{shape.name}: {', '.join(shape.parts)}" for shape in BY_NAME.values())
-        raise DataError("data/columns", f"data.columns: no kind of row has the parts {', '.join(f'`{one_line(p, 40)}`' for p in mapping)}; there are {known}.")
+        raise DataError(
+            "data/columns",
+            f"data.columns: no kind of row has the parts {', '.join(f'`{one_line(p, 40)}`' for p in mapping)}; there are {known}.",
+        )
     return mapping
 
 
@@ -85,7 +88,9 @@ def _file(path: Path, name: str, columns: Columns) -> Iterator[Row]:
         yield from _table(path, name, columns, writable(bare.stem), suffix)
     else:
         known = ", ".join(sorted({*READERS, ".txt"}))
-        raise DataError("data/unsupported", f"{name}: galvan reads {known}, these with .gz or .zst, and folders of .txt; save it as one.")
+        raise DataError(
+            "data/unsupported", f"{name}: galvan reads {known}, these with .gz or .zst, and folders of .txt; save it as one."
+        )
 
 
 def _table(path: Path, name: str, columns: Columns, stem: str, suffix: str | None = None) -> Iterator[Row]:

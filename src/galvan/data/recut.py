@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from galvan.data.cut import Offsets, Piece, pieces
-from galvan.run import Document, read_rows
+from galvan.rundir import Document, read_rows
 
 _SHORTEST_FIRST = 0.2  # of the budget: a shorter first piece would be a stump
 
@@ -76,6 +76,7 @@ def documents_of_epoch(
         texts = [opening, *(text for text, _ in pieces(rest, budget_tokens, offsets))]
         name, group = stretch.ids[0], by_id[stretch.ids[0]].group
         documents += [
-            Document(f"{name}@{epoch}.{number}", text, stretch.source, stretch.position + number - 1, group) for number, text in enumerate(texts, 1)
+            Document(f"{name}@{epoch}.{number}", text, stretch.source, stretch.position + number - 1, group)
+            for number, text in enumerate(texts, 1)
         ]
     return documents

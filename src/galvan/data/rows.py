@@ -27,7 +27,9 @@ class Row:
     payload: Payload | None = None
 
     def with_text(self, text: str) -> Row:
-        return Row(text, self.source, self.position, self.where, self.group, self.payload)  # dataclasses.replace is five times slower
+        return Row(
+            text, self.source, self.position, self.where, self.group, self.payload
+        )  # dataclasses.replace is five times slower
 
 
 def one_line(name: str, limit: int | None = None) -> str:

@@ -9,7 +9,7 @@ from itertools import groupby
 
 from galvan import recipe
 from galvan.errors import DataError
-from galvan.run import Document
+from galvan.rundir import Document
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 
@@ -49,7 +49,10 @@ def without_gap(splits: Splits, gap: int) -> tuple[Splits, list[Document]]:
     near = {(source, position + step) for source, position in held for step in range(-gap, gap + 1)}
     kept = [document for document in splits.train if (document.source, document.position) not in near]
     if not kept:
-        raise DataError("data/too-few", f"data.split: a gap of {gap} documents leaves none to train on; take a smaller data.split.gap or fewer data.split.blocks.")
+        raise DataError(
+            "data/too-few",
+            f"data.split: a gap of {gap} documents leaves none to train on; take a smaller data.split.gap or fewer data.split.blocks.",
+        )
     taken = {document.id for document in splits.train} - {document.id for document in kept}
     return Splits(kept, splits.validation, splits.test), [document for document in splits.train if document.id in taken]
 
@@ -63,7 +66,9 @@ def share_of_train(splits: Splits, share: float, seed: int) -> tuple[Splits, lis
     random.Random(f"galvan train share {seed}").shuffle(order)
     chosen = set(order[: max(1, round(share * len(order)))])
     kept = [document for number, document in enumerate(splits.train) if number in chosen]
-    return Splits(kept, splits.validation, splits.test), [document for number, document in enumerate(splits.train) if number not in chosen]
+    return Splits(kept, splits.validation, splits.test), [
+        document for number, document in enumerate(splits.train) if number not in chosen
+    ]
 
 
 def without(splits: Splits, ids: set[str]) -> Splits:
@@ -71,7 +76,10 @@ def without(splits: Splits, ids: set[str]) -> Splits:
     validation, test = ([document for document in part if document.id not in ids] for part in (splits.validation, splits.test))
     for name, before, after in ((VALIDATION, splits.validation, validation), (TEST, splits.test, test)):
         if before and not after:
-            raise DataError("data/leak", f"data.split: every {name} document shares text with training or test; split by block or group, or remove the copies.")
+            raise DataError(
+                "data/leak",
+                f"data.split: every {name} document shares text with training or test; split by block or group, or remove the copies.",
+            )
     return Splits(splits.train, validation, test)
 
 
@@ -157,7 +165,9 @@ def _by_stratum(documents: Sequence[Document], wanted: dict[str, int], how: reci
         taken = {group: min(int(share), len(strata[group]) - 1) for group, share in exact.items()}
         for group in sorted(exact, key=lambda group: taken[group] - exact[group]):
             taken[group] += sum(taken.values()) < size and len(strata[group]) > taken[group] + 1
-        for group in sorted(exact, key=lambda group: -len(strata[group])):  # many values of a single document each: these have to give
+        for group in sorted(
+            exact, key=lambda group: -len(strata[group])
+        ):  # many values of a single document each: these have to give
             while sum(taken.values()) < size and taken[group] < len(strata[group]):
                 taken[group] += 1
         for group, number in taken.items():

@@ -19,7 +19,7 @@ from galvan.data.encode import prompt_ids
 from galvan.data.shapes import describe
 from galvan.data.tokens import IGNORE, TokenRow, first_token_rule
 from galvan.payload import Chat, Pair, Tokens
-from galvan.run import Document
+from galvan.rundir import Document
 from galvan.text import shown
 
 _PROMPTS_COMPARED = 200  # every row would render every conversation once more

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from galvan.run import Document
+from galvan.rundir import Document
 
 IGNORE = -100
 _BYTE_FALLBACK = re.compile("<0x[0-9A-F]{2}>")

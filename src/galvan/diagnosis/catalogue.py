@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from galvan.errors import ComparisonRefused, RecipeError
 from galvan.measure.facts import AdapterState, FileFacts, FunctionFacts, Integrity, LiveFacts, integrity_from_json
-from galvan.run import read_json
+from galvan.rundir import read_json
 from galvan.text import shown
 
 Status = Literal["present", "absent", "unknown"]

@@ -16,7 +16,7 @@ from typing import Any
 from galvan.errors import ModelError
 from galvan.measure.facts import FileFacts, ModuleDelta
 from galvan.models import Located, fingerprints, quiet, read_config, safetensors_header, weight_files
-from galvan.run import sha256_file
+from galvan.rundir import sha256_file
 from galvan.text import shown
 
 Header = dict[str, tuple[str, tuple[int, ...]]]

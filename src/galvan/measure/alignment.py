@@ -15,7 +15,7 @@ import numpy as np
 from galvan.data.tokens import adds_bos
 from galvan.errors import DataError
 from galvan.measure.scoring import Score
-from galvan.run import Document
+from galvan.rundir import Document
 from galvan.text import shown
 
 

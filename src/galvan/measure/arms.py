@@ -17,7 +17,7 @@ from galvan.measure.shuffle import shuffled_documents
 from galvan.models import Choice, Located
 from galvan.progress import Progress
 from galvan.recipe import Recipe
-from galvan.run import Document
+from galvan.rundir import Document
 
 RANDOM_B_SHARE = 0.5  # size of the random update: its Frobenius norm over that of the weight it is added to
 
@@ -64,12 +64,16 @@ def score_arms(
     else:
         del model
         other = models.load_base(tuned, recipe.model, device, dtype)
-        rows += [row for split, some in documents.items() for row in scored(other, "tuned", split, some, tuned_tokenizer or tokenizer)]
+        rows += [
+            row for split, some in documents.items() for row in scored(other, "tuned", split, some, tuned_tokenizer or tokenizer)
+        ]
     return rows
 
 
 def _control_adapter(model: Any, recipe: Recipe, base_name: str) -> Any:
-    return models.add_lora(model, recipe.training.lora.model_copy(update={"targets": "all-linear", "dropout": 0.0}), base_name, None, recipe.seed).eval()
+    return models.add_lora(
+        model, recipe.training.lora.model_copy(update={"targets": "all-linear", "dropout": 0.0}), base_name, None, recipe.seed
+    ).eval()
 
 
 def randomize(model: Any, seed: int) -> None:

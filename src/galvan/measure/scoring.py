@@ -22,7 +22,7 @@ from galvan.data.tokens import Ids, adds_bos, encode_texts, first_token_bytes
 from galvan.errors import DataError
 from galvan.likelihood import supports_chunks, token_nll
 from galvan.progress import Progress, Silent
-from galvan.run import Document, atomic
+from galvan.rundir import Document, atomic
 from galvan.statistics.windows import rolling_windows
 from galvan.text import shown
 
@@ -77,10 +77,14 @@ def score(
     eos = [tokenizer.eos_token_id] if score_eos and tokenizer.eos_token_id is not None else []
     parts: list[Encoded | None] = [None if d.payload is None else encode(tokenizer, d, learn_eos=False) for d in documents]
     texts = iter(encode_texts(tokenizer, [d.text for d in documents if d.payload is None]))
-    sequences = [np.concatenate([np.array(bos, np.int64), next(texts), np.array(eos, np.int64)]) if p is None else p.input_ids for p in parts]
+    sequences = [
+        np.concatenate([np.array(bos, np.int64), next(texts), np.array(eos, np.int64)]) if p is None else p.input_ids for p in parts
+    ]
     for document, sequence, part in zip(documents, sequences, parts, strict=True):
         if not part.scored.any() if part is not None else len(sequence) - len(eos) < 2:
-            raise DataError("data/too-short", f"Document {shown(document.id)} has no token that could be scored; remove it from the data.")
+            raise DataError(
+                "data/too-short", f"Document {shown(document.id)} has no token that could be scored; remove it from the data."
+            )
     progress.start(f"Scoring {arm}", sum(len(s) - 1 for s in sequences), "token")
     nll = _sequence_nll(model, sequences, context_tokens, tokens_per_pass, progress)
     rows = []
@@ -129,7 +133,9 @@ def _sequence_nll(model: nn.Module, sequences: Sequence[Ids], context: int, budg
             values = token_nll(model, torch.from_numpy(ids).to(device), chunked).cpu().numpy()
             scored = 0
             for row, (i, window) in enumerate(part):
-                out[i][window.first_scored - 1 : window.end - 1] = values[row, window.first_scored - 1 - window.start : window.end - 1 - window.start]
+                out[i][window.first_scored - 1 : window.end - 1] = values[
+                    row, window.first_scored - 1 - window.start : window.end - 1 - window.start
+                ]
                 scored += window.end - window.first_scored
             progress.advance(scored)
             begin += len(part)
@@ -141,7 +147,10 @@ def _sequence_nll(model: nn.Module, sequences: Sequence[Ids], context: int, budg
 def not_reproduced(tokenizer: Any, documents: Iterable[Document]) -> list[str]:
     """Ids of documents whose text the tokenizer does not give back: for them bits per byte count other bytes than were scored."""
     documents = [document for document in documents if document.payload is None]
-    decoded = [tokenizer.decode(ids.tolist(), clean_up_tokenization_spaces=False) for ids in encode_texts(tokenizer, [d.text for d in documents])]
+    decoded = [
+        tokenizer.decode(ids.tolist(), clean_up_tokenization_spaces=False)
+        for ids in encode_texts(tokenizer, [d.text for d in documents])
+    ]
     return [d.id for d, text in zip(documents, decoded, strict=True) if text != d.text]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from galvan.run import Document
+from galvan.rundir import Document
 
 FEWEST_WORDS = 8  # of fewer words some orders read as well as the real one
 _WORD = re.compile(r"\s*\S+")

@@ -14,7 +14,7 @@ from galvan.report import verdict as verdicts
 from galvan.report.analysis import analysis
 from galvan.report.evidence import Evidence, gather
 from galvan.report.picture import power_svg
-from galvan.run import write_json, write_text
+from galvan.rundir import write_json, write_text
 
 __all__ = ["Judged", "judge"]
 

@@ -130,7 +130,10 @@ def _training_lines(e: Evidence) -> list[tuple[str, str]]:
             "Learning rate",
             f"{settings.learning_rate:g} at its peak, {settings.schedule} after {100 * settings.warmup_ratio:g} % warm-up, {settings.optimizer}",
         ),
-        ("Batch", f"{settings.batch_size} x {settings.accumulation} accumulated = {batch} documents a step; seed {e.recipe.training_seed}"),
+        (
+            "Batch",
+            f"{settings.batch_size} x {settings.accumulation} accumulated = {batch} documents a step; seed {e.recipe.training_seed}",
+        ),
     ]
     if cut := int(e.training.get("truncated_rows") or 0):
         lines.append(
@@ -221,7 +224,11 @@ def _bits_findings(e: Evidence) -> list[tuple[str, str]]:
     lines = [f"{summary_of_bits(bits)}; over {bits.n_bytes:,.0f} bytes, the interval counts {plural(bits.n_clusters, bits.unit)}"]
     lines += [known.comparable.reason] if known.comparable else []
     controls = [known.identity.reason, *(control_line(n, c) for n, c in known.controls.items())]
-    return [(f"Held-out text: {bits.verdict}", bullets(lines)), ("Can the measurement be trusted?", bullets(controls)), *_present(e)]
+    return [
+        (f"Held-out text: {bits.verdict}", bullets(lines)),
+        ("Can the measurement be trusted?", bullets(controls)),
+        *_present(e),
+    ]
 
 
 def _present(e: Evidence) -> list[tuple[str, str]]:
@@ -236,7 +243,9 @@ def _this_adapter_and_the_recipe(e: Evidence, test: Gain) -> list[tuple[str, str
     known = e.comparisons.recipe if e.comparisons else None
     if known is None or len(known.seeds) < 2:
         return []
-    lines = [f"This adapter, of training seed {known.seeds[0]}: {test.verdict}, {nats(test.nats_per_token, test.ci95)}, on other documents"]
+    lines = [
+        f"This adapter, of training seed {known.seeds[0]}: {test.verdict}, {nats(test.nats_per_token, test.ci95)}, on other documents"
+    ]
     lines.append(recipe_line(known))
     if known.gain is not None:
         each = ", ".join(f"{seed}: {g.nats_per_token:+.4f}" for seed, g in zip(known.seeds, known.gain.adapters, strict=True))

@@ -13,7 +13,7 @@ from galvan.diagnosis.catalogue import Facts, Finding
 from galvan.errors import DataError
 from galvan.recipe import Recipe
 from galvan.report.curves import Curve, curve
-from galvan.run import read_documents, read_json, read_rows
+from galvan.rundir import read_documents, read_json, read_rows
 from galvan.statistics.bits_per_byte import BitsGain, Comparable, comparable
 from galvan.statistics.paired import Gain
 from galvan.text import shown, words

@@ -13,7 +13,7 @@ from galvan.diagnosis.catalogue import causes
 from galvan.errors import RecipeError
 from galvan.report.evidence import Evidence
 from galvan.report.remedies import next_actions
-from galvan.run import SCHEMA_VERSION
+from galvan.rundir import SCHEMA_VERSION
 from galvan.statistics.paired import Gain
 from galvan.text import shown
 

@@ -15,13 +15,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from galvan.run import write_bytes
+from galvan.rundir import write_bytes
 
 FORMAT = "galvan-checkpoint-1"
 
 
 def save_checkpoint(
-    path: Path, parameters: Mapping[str, nn.Parameter], optimizers: Sequence[torch.optim.Optimizer], position: Mapping[str, Any], fingerprint: str
+    path: Path,
+    parameters: Mapping[str, nn.Parameter],
+    optimizers: Sequence[torch.optim.Optimizer],
+    position: Mapping[str, Any],
+    fingerprint: str,
 ) -> None:
     """Write the state after `position["step"]` steps; an earlier checkpoint is replaced only when the new one is whole."""
     tensors: dict[str, Tensor] = {f"weight.{name}": p.detach().cpu().contiguous().clone() for name, p in parameters.items()}

@@ -23,7 +23,7 @@ from galvan.errors import DataError, ModelError
 from galvan.likelihood import causal_lm, sum_nll, supports_chunks
 from galvan.progress import Progress, Silent
 from galvan.recipe import Training
-from galvan.run import fingerprint, read_rows, write_rows
+from galvan.rundir import fingerprint, read_rows, write_rows
 from galvan.text import shown
 from galvan.training.checkpoint import load_checkpoint, save_checkpoint
 from galvan.training.live_checks import require_true_loss
@@ -68,7 +68,11 @@ def build_optimizers(model: nn.Module, parameters: Mapping[str, nn.Parameter], s
     taken = {id(p) for p in inner}
     rest = [p for p in parameters.values() if id(p) not in taken]
     adamw = torch.optim.AdamW(
-        rest, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay, fused=rest[0].device.type != "mps"
+        rest,
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        weight_decay=settings.weight_decay,
+        fused=rest[0].device.type != "mps",
     )
     return [adamw] + ([Muon(inner, lr=settings.learning_rate, weight_decay=settings.weight_decay)] if inner else [])
 
@@ -136,10 +140,16 @@ def train(
     rows_of_epoch: RowsOfEpoch = rows if callable(rows) else lambda epoch: rows
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not parameters:
-        raise ModelError("training/nothing-trains", "No parameter of the model requires a gradient, so nothing would be learned; check training.method and training.lora.targets.")
+        raise ModelError(
+            "training/nothing-trains",
+            "No parameter of the model requires a gradient, so nothing would be learned; check training.method and training.lora.targets.",
+        )
     first_epoch = rows_of_epoch(0)
     if not sum(row.n_supervised for row in first_epoch):
-        raise DataError("training/no-targets", f"None of the {len(first_epoch)} training rows has a token to learn; look at them with `galvan prepare`.")
+        raise DataError(
+            "training/no-targets",
+            f"None of the {len(first_epoch)} training rows has a token to learn; look at them with `galvan prepare`.",
+        )
     torch.manual_seed(seed)
     optimizers = build_optimizers(model, parameters, settings)
     chunked = supports_chunks(model)
@@ -149,7 +159,15 @@ def train(
     per_epoch, steps = steps_per_epoch(len(first_epoch), settings), total_steps(len(first_epoch), settings)
     evaluate_after = {round(steps * k / settings.evaluations) for k in range(1, settings.evaluations + 1)}
 
-    mark = fingerprint({"identity": identity, "settings": settings.model_dump(), "seed": seed, "steps": steps, "torch": torch.__version__})
+    mark = fingerprint(
+        {
+            "identity": identity,
+            "settings": settings.model_dump(exclude={"checkpoint_seconds"}),
+            "seed": seed,
+            "steps": steps,
+            "torch": torch.__version__,
+        }
+    )
     checkpoint = folder / "checkpoint.safetensors"
     position = load_checkpoint(checkpoint, parameters, optimizers, mark) or {"step": 0, "tokens": 0, "seconds": 0.0}
     start, tokens = int(position["step"]), int(position["tokens"])
@@ -164,11 +182,15 @@ def train(
             curves.extend({"step": step, "set": name, **row} for row in found)
             for row in found:
                 if not math.isfinite(row["nll_nats"]):
-                    raise not_finite(f"After step {step} of {steps} the NLL of {name} document {shown(row['document'])} is {row['nll_nats']}")
+                    raise not_finite(
+                        f"After step {step} of {steps} the NLL of {name} document {shown(row['document'])} is {row['nll_nats']}"
+                    )
 
     def not_finite(what: str) -> ModelError:
         write_rows(folder / "training.jsonl", trace)
-        return ModelError("training/non-finite", f"{what}; lower training.learning_rate (now {settings.learning_rate}) or use float32.")
+        return ModelError(
+            "training/non-finite", f"{what}; lower training.learning_rate (now {settings.learning_rate}) or use float32."
+        )
 
     def save(step: int) -> None:
         write_rows(folder / "training.jsonl", trace)
@@ -200,9 +222,21 @@ def train(
             norm = float(nn.utils.clip_grad_norm_(list(parameters.values()), settings.max_gradient_norm))
             tokens += supervised
             seconds = time.monotonic() - started
-            trace.append({"step": step + 1, "tokens": tokens, "learning_rate": rate, "loss_nats": loss, "gradient_norm": norm, "seconds": round(seconds, 3)})
+            trace.append(
+                {
+                    "step": step + 1,
+                    "tokens": tokens,
+                    "learning_rate": rate,
+                    "loss_nats": loss,
+                    "gradient_norm": norm,
+                    "seconds": round(seconds, 3),
+                }
+            )
             if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise not_finite(f"At step {step + 1} of {steps} the " + (f"gradient norm is {norm}" if math.isfinite(loss) else f"loss is {loss}"))
+                raise not_finite(
+                    f"At step {step + 1} of {steps} the "
+                    + (f"gradient norm is {norm}" if math.isfinite(loss) else f"loss is {loss}")
+                )
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)

@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from galvan import run as runs
+from galvan import rundir as runs
 from galvan.errors import EXIT_RESOURCES, EXIT_USAGE, DataError, RecipeError, ResourceError
 from galvan.recipe import Recipe
-from galvan.run import (
+from galvan.rundir import (
     Document,
     Stage,
     atomic,
@@ -85,7 +85,9 @@ def test_a_disk_that_gives_out_at_any_moment_is_one_sentence_and_leaves_the_old_
     assert caught.value.exit_code == EXIT_RESOURCES
     if number in (errno.ENOSPC, errno.EDQUOT):
         assert caught.value.code == "disk/full"
-        assert str(caught.value).startswith(f"{path}: the disk is full (") and str(caught.value).endswith("bytes free); free some space and run again.")
+        assert str(caught.value).startswith(f"{path}: the disk is full (") and str(caught.value).endswith(
+            "bytes free); free some space and run again."
+        )
     else:
         assert caught.value.code == "disk/unwritable"
         assert str(caught.value) == f"{path}: cannot be written: {os.strerror(number)}; choose another folder with --out."
@@ -95,10 +97,17 @@ def test_a_disk_that_gives_out_at_any_moment_is_one_sentence_and_leaves_the_old_
 def test_a_path_below_a_file_and_a_folder_in_the_way_are_unwritable(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "folder").mkdir()
-    for path, reason in [(tmp_path / "file" / "deep" / "a", "Not a directory"), (tmp_path / "folder", "Is a directory"), (tmp_path / ("x" * 300), "File name too long")]:
+    for path, reason in [
+        (tmp_path / "file" / "deep" / "a", "Not a directory"),
+        (tmp_path / "folder", "Is a directory"),
+        (tmp_path / ("x" * 300), "File name too long"),
+    ]:
         with pytest.raises(ResourceError) as caught:
             write_bytes(path, b"x")
-        assert (caught.value.code, str(caught.value)) == ("disk/unwritable", f"{path}: cannot be written: {reason}; choose another folder with --out.")
+        assert (caught.value.code, str(caught.value)) == (
+            "disk/unwritable",
+            f"{path}: cannot be written: {reason}; choose another folder with --out.",
+        )
     assert sorted(held_names(tmp_path)) == ["file", "folder"]
 
 
@@ -109,7 +118,7 @@ def held_names(folder: Path) -> list[str]:
 def test_a_real_limit_of_the_file_size_is_answered_likewise(tmp_path: Path) -> None:
     """RLIMIT_FSIZE holds for root too; Python ignores SIGXFSZ, so that the write fails with EFBIG."""
     script = (
-        "import resource, sys; from pathlib import Path; from galvan.run import write_bytes\n"
+        "import resource, sys; from pathlib import Path; from galvan.rundir import write_bytes\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "try:\n    write_bytes(Path(sys.argv[1]), b'x' * 5000)\n"
         "except Exception as error:\n    print(type(error).__name__, error.code)"

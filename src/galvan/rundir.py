@@ -83,9 +83,13 @@ def cannot_write(path: Path, error: OSError) -> ResourceError:
     """The one sentence for a file that could not be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(existing_parent(path)).free
-        return ResourceError("disk/full", f"{shown(str(path))}: the disk is full ({free:,} bytes free); free some space and run again.")
+        return ResourceError(
+            "disk/full", f"{shown(str(path))}: the disk is full ({free:,} bytes free); free some space and run again."
+        )
     reason = error.strerror or str(error)
-    return ResourceError("disk/unwritable", f"{shown(str(path))}: cannot be written: {shown(reason)}; choose another folder with --out.")
+    return ResourceError(
+        "disk/unwritable", f"{shown(str(path))}: cannot be written: {shown(reason)}; choose another folder with --out."
+    )
 
 
 def existing_parent(path: Path) -> Path:
@@ -169,7 +173,9 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
             except (ValueError, RecursionError):
                 row = None
             if not isinstance(row, dict):
-                raise DataError("run/damaged", f"{shown(str(path))} line {number}: not a JSON object; delete the file and run again.")
+                raise DataError(
+                    "run/damaged", f"{shown(str(path))} line {number}: not a JSON object; delete the file and run again."
+                )
             yield row
 
 
@@ -180,7 +186,9 @@ def read_documents(path: Path) -> list[Document]:
         try:
             group, payload = row.get("group"), row.get("payload")
             place = (str(row["source"]), int(row["position"]), None if group is None else str(group))
-            rows.append(Document(str(row["id"]), str(row["text"]), *place, None if payload is None else payloads.from_json(payload)))
+            rows.append(
+                Document(str(row["id"]), str(row["text"]), *place, None if payload is None else payloads.from_json(payload))
+            )
         except (KeyError, TypeError, ValueError, AttributeError):
             raise DataError("run/damaged", f"{shown(str(path))} line {number}: not a document of ours; run again.") from None
     return rows
@@ -222,11 +230,15 @@ class Stage:
             raise cannot_write(self.marker, error) from None
 
     def finish(self, outputs: Sequence[str]) -> None:
-        write_json(self.marker, {"fingerprint": self.fingerprint, "outputs": {name: sha256_file(self.folder / name) for name in outputs}})
+        write_json(
+            self.marker, {"fingerprint": self.fingerprint, "outputs": {name: sha256_file(self.folder / name) for name in outputs}}
+        )
 
 
 def open_run(folder: Path) -> Path:
     """An existing run folder; RecipeError if it is not one."""
     if not (folder / "recipe.yaml").is_file():
-        raise RecipeError("run/missing", f"{shown(str(folder))} is not a run: it holds no recipe.yaml; give the folder that `galvan run` printed.")
+        raise RecipeError(
+            "run/missing", f"{shown(str(folder))} is not a run: it holds no recipe.yaml; give the folder that `galvan run` printed."
+        )
     return folder

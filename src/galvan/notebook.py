@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from galvan.diagnosis.catalogue import Facts, Finding, diagnose, liveness
 from galvan.errors import DataError
 from galvan.measure.facts import Integrity
-from galvan.run import to_json
+from galvan.rundir import to_json
 from galvan.text import shown
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ import torch
 from peft import PeftModel, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from galvan.audit import Audit, audit
 from galvan.errors import DataError
+from galvan.notebook import Audit, audit
 from models_for_tests import TEXTS, byte_tokenizer, move, save_adapter, save_base, tiny_llama, tiny_mistral, wrap
 
 TOKENIZER = byte_tokenizer()
