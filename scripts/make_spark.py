@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("books", type=Path)
     parser.add_argument("--held-out", nargs="+", required=True, help="files of BOOKS that are never trained on")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--epochs", type=float, default=2.5)
+    parser.add_argument("--epochs", type=float, default=2.0)
     parser.add_argument("--learning-rate", type=float, default=5e-3)
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
