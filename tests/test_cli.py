@@ -49,11 +49,14 @@ def half_written(place: Path) -> list[str]:
     return sorted(name for name in left if not name.endswith(("/.lock", "/recipe.yaml")))
 
 
+PROGRESS = ("Base ", "Training sees ", "6 steps ", "About ", "The test part ", "warning[preflight/")
+
+
 def refused(done: Done, code: int) -> str:
-    """The one sentence on stderr behind the line that says what was chosen."""
+    """The one sentence on stderr behind the lines that say what was chosen and what training will cost."""
     assert done.code == code, done
     assert done.out == "" and "Traceback" not in done.err
-    lines = [line for line in done.err.splitlines() if not line.startswith("Base ")]
+    lines = [line for line in done.err.splitlines() if not line.startswith(PROGRESS)]
     assert len(lines) == 1 and lines[0].startswith("error["), done.err
     assert not any(unicodedata.category(c) in {"Cc", "Cf"} for c in lines[0])
     return lines[0]

@@ -269,7 +269,7 @@ def _stages(
         if train:
             result["training"] = read_json(story.folder / "training.json")
         print(to_json(result) if as_json else _stage_summary(result, preflight.to_text()))
-        story.require_sound_tokens()
+        story.require_sound()
 
     return show
 

@@ -452,6 +452,27 @@ def load_adapter(base: Any, adapter: Located, trainable: bool = False) -> Any:
     return model.eval()
 
 
+def save(model: Any, folder: Path, tokenizer: Any = None) -> None:
+    """Write a trained adapter, or a whole model with its `tokenizer`, as PEFT and transformers do; ResourceError if the disk refuses."""
+    from safetensors import SafetensorError
+
+    # PEFT would otherwise ask the Hub, by the base's name, whether its vocabulary has changed.
+    arguments = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
+    try:
+        with quiet():
+            model.save_pretrained(folder, **arguments)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(folder)
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+        for path in folder.iterdir():
+            path.chmod(0o644)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    except SafetensorError as error:  # its errors carry the system's number in words only
+        full = "os error 28" in str(error) or "No space left" in str(error)
+        raise cannot_write(folder, OSError(errno.ENOSPC if full else errno.EIO, str(error))) from error
+
+
 def load_tuned(base: Located, tuned: Located, settings: Model, device: Choice | None = None, dtype: Choice | None = None) -> Any:
     """The tuned arm from fresh files: the adapter on a base of its own, or the whole model where `tuned` is one."""
     if not (tuned.path / "adapter_config.json").is_file():

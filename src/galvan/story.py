@@ -58,6 +58,7 @@ class Story:
     offline: bool
     tuned: Located | None = None
     _tokenizer: Any = None
+    _preflight: Preflight | None = None
 
     @classmethod
     def begin(cls, recipe: Recipe, folder: Path, progress: Progress | None, offline: bool, tuned: str | None = None) -> Story:
@@ -100,7 +101,7 @@ class Story:
     # ---- stages ----
 
     def prepare(self) -> Preflight:
-        """data/{train,validation,test}.jsonl, pictures/, audit.json, tokens.json and preflight.json; refuses what cannot work before a model is loaded."""
+        """data/{train,validation,test}.jsonl, pictures/, audit.json, tokens.json and preflight.json; a leaking split is refused."""
         from galvan.data import leak
         from galvan.data.prepare import prepare, write
 
@@ -128,12 +129,12 @@ class Story:
 
         return report(TokenFacts(self._tokenizer, documents, self._encode(documents), self.recipe.training.learn_eos))
 
-    def require_sound_tokens(self) -> None:
-        """DataError with the first error that preparing found in the tokens; no model is loaded for it."""
-        path = self.folder / "tokens.json"
-        for notice in read_json(path)["notices"] if path.is_file() else ():
+    def require_sound(self) -> None:
+        """DataError or ResourceError with the first thing found by preparing that training cannot work with; no model is loaded for it."""
+        for notice in read_json(self.folder / "tokens.json")["notices"]:
             if notice["level"] == "error":
                 raise DataError(notice["code"], f"{shown(self.recipe.data.source)}: {notice['message']}")
+        (self._preflight or self.preflight()).refuse()
 
     def show(self, rows: int) -> list[ShownRow]:
         """The first training rows, token by token."""
@@ -153,7 +154,7 @@ class Story:
         return [len(ids) - context for ids in encode_texts(self._tokenizer, [d.text for d in documents])]
 
     def preflight(self) -> Preflight:
-        """preflight.json: what training will see and cost. Raises DataError or ResourceError where it cannot work."""
+        """preflight.json: what training will see and cost."""
         from galvan.preflight import preflight
 
         splits = {name: read_documents(self.folder / "data" / f"{name}.jsonl") for name in ("train", "validation", "test")}
@@ -169,7 +170,7 @@ class Story:
             self._tokenizer.eos_token_id if settings.learn_eos else None, self.base, self.device, self.dtype,
         )  # fmt: skip
         write_json(self.folder / "preflight.json", found)
-        found.refuse()
+        self._preflight = found
         return found
 
     def _encode(self, documents: Sequence[Document]) -> list[Any]:
@@ -217,7 +218,7 @@ class Story:
 
     def train(self) -> None:
         """adapter/ (or model/), training.jsonl, curves.jsonl, training.json."""
-        self.require_sound_tokens()
+        self.require_sound()
         settings = self.recipe.training
         target = "adapter" if settings.method == "lora" else "model"
         stage = Stage(
@@ -263,13 +264,7 @@ class Story:
             _probe(rows, settings.probe_documents), identity, self.progress,
         )  # fmt: skip
         saved = work / target
-        with models.quiet():
-            # PEFT would ask the Hub, by the base's name, whether its vocabulary has changed
-            model.save_pretrained(saved, save_embedding_layers=False) if settings.method == "lora" else model.save_pretrained(saved)
-        (saved / "README.md").unlink(missing_ok=True)
-        if settings.method == "full":
-            with models.quiet():
-                self._tokenizer.save_pretrained(saved)
+        models.save(model, saved, None if settings.method == "lora" else self._tokenizer)
         shutil.rmtree(self.folder / target, ignore_errors=True)
         saved.rename(self.folder / target)
         for name in ("training.jsonl", "curves.jsonl"):

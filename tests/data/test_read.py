@@ -111,8 +111,8 @@ def test_a_book_of_twelve_megabytes_is_one_row(tmp_path: Path) -> None:
     assert [len(row.text) for row in read(written(tmp_path / "a.txt", b"word " * 2_400_000))] == [12_000_000]
 
 
-def test_a_table_row_of_ten_megabytes_is_read_whole(tmp_path: Path) -> None:
-    text = "word " * 2_000_000
+def test_a_table_row_of_four_megabytes_is_read_whole(tmp_path: Path) -> None:
+    text = "word " * 800_000
     assert [row.text for row in read(written(tmp_path / "a.csv", f'text\n"{text}"\n'))] == [text]
     assert [row.text for row in read(written(tmp_path / "a.jsonl", json.dumps({"text": text})))] == [text]
 

@@ -118,10 +118,11 @@ def compared(rows: Sequence[Row], how: recipe.Cleaning, log: Log) -> list[Row]:
     if how.boilerplate:
         kept = _without_boilerplate(kept, how.invisible, log)
     if how.near_duplicates is not None:
-        found = {one.number: one for one in near.near_duplicates([row.text for row in kept], how.near_duplicates)}
+        plain = [row for row in kept if row.payload is None]  # one short answer to many prompts is no copy
+        found = {id(plain[one.number]): one for one in near.near_duplicates([row.text for row in plain], how.near_duplicates)}
         for one in found.values():
-            log.remove("near duplicate", kept[one.number].where, kept[one.number].text, same_as=kept[one.first].where)
-        kept = [row for number, row in enumerate(kept) if number not in found]
+            log.remove("near duplicate", plain[one.number].where, plain[one.number].text, same_as=plain[one.first].where)
+        kept = [row for row in kept if id(row) not in found]
     if how.outliers != "keep":
         strange = dict(language.outliers(row.text for row in kept))
         for number, reason in strange.items():
