@@ -206,3 +206,11 @@ def test_a_smaller_share_of_training_is_part_of_a_larger_one() -> None:
     assert nested[0] < nested[1] < nested[2] < nested[3]
     assert share_of_train(parts, 0.1, 3)[0].test == parts.test
     assert nested[0] != set(ids(share_of_train(parts, 0.1, 4)[0])["train"])
+
+
+def test_a_random_split_rounds_up_as_scikit_learn_does_so_that_the_origin_judged_on_25_of_481() -> None:
+    from sklearn.model_selection import train_test_split
+
+    parts = split(documents(481), recipe.Split(by="random", validation=0.0, test=0.05), 42)
+    train, test = train_test_split(list(range(481)), test_size=0.05, random_state=0)
+    assert (len(parts.train), len(parts.test)) == (len(train), len(test)) == (456, 25)

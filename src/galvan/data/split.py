@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -96,9 +97,13 @@ def runs(documents: Sequence[Document]) -> list[list[Document]]:
 
 
 def _sizes(total: int, how: recipe.Split) -> dict[str, int]:
-    """Documents of each held-out part; a part with share 0 is left out."""
+    """Documents of each held-out part; a part with share 0 is left out. `random` rounds up, as scikit-learn and datasets do."""
     shares = {TEST: how.test, VALIDATION: how.validation}
-    wanted = {part: max(1, round(total * share)) for part, share in shares.items() if share > 0}
+    wanted = {
+        part: max(1, math.ceil(total * share - 1e-9) if how.by == "random" else round(total * share))
+        for part, share in shares.items()
+        if share > 0
+    }
     needed = len(wanted) + 1
     if total < needed:
         found = {0: "no document is left", 1: "there is one document only"}.get(total, f"there are {total} documents only")
