@@ -240,6 +240,17 @@ def test_a_curve_that_still_falls_asks_for_more_epochs_even_after_a_success(tmp_
     assert "galvan run RECIPE --set training.epochs=6" in commands(tmp_path)
 
 
+def test_a_training_loss_that_hardly_moved_asks_for_a_higher_learning_rate_even_after_a_success(tmp_path: Path) -> None:
+    judged = judge(make(tmp_path, Plan(curve=(0.0,) * 7)))
+    assert judged.verdict["verdict"] == "improved" and judged.evidence.curve is not None
+    assert judged.evidence.curve.kind == "not learning"
+    asked = judged.evidence.recipe.training.learning_rate
+    assert any("training.learning_rate=" in c for c in commands(tmp_path)) == (asked < 1e-3)
+    healthy = make(tmp_path / "healthy", Plan(curve=(0.0, 0.06, 0.09, 0.105, 0.112, 0.114, 0.115)))
+    judge(healthy)
+    assert not any("training.learning_rate=" in c for c in commands(healthy))
+
+
 def test_an_over_fitted_run_is_told_where_to_stop(tmp_path: Path) -> None:
     judged = judge(make(tmp_path, "worse"))
     assert (

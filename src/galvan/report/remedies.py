@@ -45,9 +45,10 @@ def next_actions(e: Evidence) -> list[Action]:
 
 
 def _wanting(e: Evidence) -> bool:
-    """Held-out text was not shown to have become likelier, or only by less than matters."""
+    """Held-out text was not shown to have become likelier, or only by less than matters, or training text hardly became so."""
     test = e.test
-    return test is not None and (test.verdict != "improved" or test.nats_per_token < test.margin)
+    idle = e.curve is not None and e.curve.kind == "not learning"
+    return test is not None and (idle or test.verdict != "improved" or test.nats_per_token < test.margin)
 
 
 def _mend(e: Evidence) -> list[Action]:
