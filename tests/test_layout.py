@@ -20,7 +20,7 @@ ORDER = [
     {"payload", "rundir"},
     {"statistics"},
     {"data"},
-    {"models", "likelihood"},
+    {"models", "likelihood", "unpadded"},
     {"training"},
     {"measure"},
     {"compare", "compare_seeds", "compare_shuffled"},

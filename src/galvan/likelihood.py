@@ -7,6 +7,8 @@ biases of their own (Gemma 2, Granite, Cohere) differ, and then the plain versio
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,9 +20,13 @@ CHUNK_ROWS = 1024  # rows of logits alive at once; at 32,000 words of vocabulary
 IGNORE = -100
 
 
-def plain_token_nll(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+def plain_token_nll(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None
+) -> Tensor:
     """NLL in nats of token t+1 given tokens up to t, float32, shape [B, T-1]. One matrix of logits: slow and plain."""
-    logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits[:, :-1].float()
+    logits = (
+        model(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False).logits[:, :-1].float()
+    )
     return F.cross_entropy(logits.transpose(1, 2), input_ids[:, 1:], reduction="none")
 
 
@@ -60,6 +66,17 @@ class _ChunkedNLL(torch.autograd.Function):
         return hidden_grad, weight_grad, None
 
 
+@contextmanager
+def keep_modes(model: nn.Module) -> Iterator[None]:
+    """Whatever `train` or `eval` inside, every module is in its own mode again afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
 def causal_lm(model: nn.Module) -> PreTrainedModel:
     """The transformers model inside a PEFT wrapper, or the model itself."""
     get_base_model: Any = getattr(model, "get_base_model", None)
@@ -94,11 +111,11 @@ def sum_nll(model: nn.Module, input_ids: Tensor, labels: Tensor, chunked: bool, 
 
 
 @torch.no_grad()
-def token_nll(model: nn.Module, input_ids: Tensor, chunked: bool) -> Tensor:
+def token_nll(model: nn.Module, input_ids: Tensor, chunked: bool, position_ids: Tensor | None = None) -> Tensor:
     """As `plain_token_nll`, [B, T-1] float32 nats, through the hidden states where `chunked`."""
     if not chunked:
-        return plain_token_nll(model, input_ids)
-    hidden = _hidden(model, input_ids)[:, :-1]
+        return plain_token_nll(model, input_ids, position_ids=position_ids)
+    hidden = _hidden(model, input_ids, position_ids)[:, :-1]
     weight = causal_lm(model).get_output_embeddings().weight
     targets = input_ids[:, 1:].reshape(-1)
     rows = hidden.reshape(-1, hidden.shape[-1])
@@ -135,14 +152,11 @@ def supports_chunks(model: nn.Module, tolerance: float | None = None) -> bool:
         return False
     if tolerance is None:
         tolerance = 1e-4 if head.weight.dtype == torch.float32 else 5e-2
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     try:
-        ids = torch.arange(17, device=head.weight.device)[None] * 7919 % head.weight.shape[0]
-        same = torch.allclose(token_nll(model, ids, True), plain_token_nll(model, ids), atol=tolerance, rtol=1e-3)
-        return same and _head_is_last(model, head, ids)
+        with keep_modes(model):
+            model.eval()
+            ids = torch.arange(17, device=head.weight.device)[None] * 7919 % head.weight.shape[0]
+            same = torch.allclose(token_nll(model, ids, True), plain_token_nll(model, ids), atol=tolerance, rtol=1e-3)
+            return same and _head_is_last(model, head, ids)
     except (NotImplementedError, AttributeError, TypeError):
         return False
-    finally:
-        for module, mode in modes:
-            module.training = mode

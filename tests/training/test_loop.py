@@ -137,15 +137,15 @@ def test_the_first_loss_in_the_trace_is_the_token_weighted_mean_worked_by_hand(t
 
 
 def batches_of(monkeypatch, tmp_path, seed, name, rows=ROWS, **changes):
-    """The ids of every step's batch, sorted within the step by the loop's own passes."""
-    seen = []
+    """The ids of every step's batch, in their order."""
+    seen, batch_gradient = [], loop.batch_gradient
 
-    def noted(batch, *limits):
+    def noted(model, batch, *how):
         seen.append([r.id for r in batch])
-        return plan_passes(batch, *limits)
+        return batch_gradient(model, batch, *how)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "plan_passes", noted)
+        patch.setattr(loop, "batch_gradient", noted)
         train(tiny_llama(), rows, recipe(**changes), seed, tmp_path / name)
     return seen
 

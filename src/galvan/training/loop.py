@@ -11,6 +11,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,22 @@ from torch import nn
 
 from galvan.data.tokens import TokenRow
 from galvan.errors import DataError, ModelError
-from galvan.likelihood import causal_lm, sum_nll, supports_chunks
+from galvan.likelihood import IGNORE, causal_lm, sum_nll, supports_chunks, token_nll
 from galvan.progress import Progress, Silent
 from galvan.recipe import Training
 from galvan.rundir import fingerprint, read_rows, write_rows
 from galvan.text import shown
 from galvan.training.checkpoint import load_checkpoint, save_checkpoint
 from galvan.training.live_checks import require_true_loss
+from galvan.training.movement import STEPS as WATCHED_STEPS
+from galvan.training.movement import copies, gradient_left, movement
 from galvan.training.muon import Muon
 from galvan.training.packing import Pass, collate_packs, plan_packed_passes, require_reset
-from galvan.training.passes import collate, plan_passes
+from galvan.training.passes import collate, plan_passes, plan_unpadded
+from galvan.unpadded import documents_apart, supports_unpadded
 
 TOKENS_PER_PASS = 2048
+TOKENS_PER_UNPADDED_PASS = 1024
 
 RowsOfEpoch = Callable[[int], Sequence[TokenRow]]
 
@@ -45,6 +50,7 @@ class Trained:
     trainable_parameters: int
     seconds: float
     resumed_at: int
+    optimizer_parameters: int
 
 
 def learning_rate_factor(step: int, total: int, settings: Training) -> float:
@@ -78,27 +84,42 @@ def build_optimizers(model: nn.Module, parameters: Mapping[str, nn.Parameter], s
 
 
 @torch.no_grad()
-def evaluate_rows(model: nn.Module, rows: Sequence[TokenRow], chunked: bool) -> list[dict[str, Any]]:
+def evaluate_rows(model: nn.Module, rows: Sequence[TokenRow], chunked: bool, unpadded: bool = False) -> list[dict[str, Any]]:
     """NLL sum in nats of every row on its own, in evaluation mode; {"document", "n_tokens", "nll_nats"} in the order of `rows`."""
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
     result = []
-    for row in rows:
-        ids, labels = collate([row], device)
-        result.append({"document": row.id, "n_tokens": row.n_supervised, "nll_nats": float(sum_nll(model, ids, labels, chunked))})
+    for some in plan_unpadded(rows, TOKENS_PER_UNPADDED_PASS) if unpadded else [[row] for row in rows]:
+        one = collate_packs([some], device)
+        lengths = [len(row.input_ids) for row in some]
+        with documents_apart(model, lengths) if unpadded else nullcontext():
+            nll = token_nll(model, one.input_ids, chunked, one.position_ids if unpadded else None)[0]
+        sums = (nll.double() * (one.labels[0, 1:] != IGNORE)).cpu().tensor_split(np.cumsum(lengths)[:-1].tolist())
+        for row, part in zip(some, sums, strict=True):
+            result.append({"document": row.id, "n_tokens": row.n_supervised, "nll_nats": float(part.sum())})
     model.train(was_training)
     return result
 
 
-def batch_gradient(model: nn.Module, batch: Sequence[TokenRow], rows_per_pass: int, chunked: bool, packed: bool = False) -> float:
+def batch_gradient(
+    model: nn.Module, batch: Sequence[TokenRow], rows_per_pass: int, chunked: bool, packed: bool = False, unpadded: bool = False
+) -> float:
     """Mean NLL in nats over the supervised tokens of `batch`; its gradient is added to the parameters' own.
 
-    Every pass is divided by the tokens of the whole batch, not by its own: the passes cannot change the gradient, packed or not.
+    Every pass is divided by the tokens of the whole batch, not by its own: the passes cannot change the gradient, packed, padded or not.
     """
     device = next(model.parameters()).device
     supervised = sum(row.n_supervised for row in batch)
     loss = 0.0
+    if unpadded:
+        for rows in plan_unpadded(batch, TOKENS_PER_UNPADDED_PASS):
+            one = collate_packs([rows], device)
+            with documents_apart(model, [len(row.input_ids) for row in rows]):
+                nll = sum_nll(model, one.input_ids, one.labels, chunked, one.position_ids) / supervised
+                torch.autograd.backward(nll)
+            loss += float(nll.detach())
+        return loss
     if packed:
         passes = [collate_packs(packs, device) for packs in plan_packed_passes(batch, TOKENS_PER_PASS)]
     else:
@@ -153,8 +174,9 @@ def train(
     torch.manual_seed(seed)
     optimizers = build_optimizers(model, parameters, settings)
     chunked = supports_chunks(model)
+    unpadded = supports_unpadded(model, chunked)
     require_true_loss(model, next(row for row in first_epoch if row.n_supervised), chunked)
-    if settings.packing:
+    if settings.packing and not unpadded:
         require_reset(model)
     per_epoch, steps = steps_per_epoch(len(first_epoch), settings), total_steps(len(first_epoch), settings)
     evaluate_after = {round(steps * k / settings.evaluations) for k in range(1, settings.evaluations + 1)}
@@ -178,7 +200,7 @@ def train(
 
     def evaluate(step: int) -> None:
         for name, some in (("validation", validation), ("probe", probe)):
-            found = evaluate_rows(model, some, chunked)
+            found = evaluate_rows(model, some, chunked, unpadded)
             curves.extend({"step": step, "set": name, **row} for row in found)
             for row in found:
                 if not math.isfinite(row["nll_nats"]):
@@ -218,7 +240,9 @@ def train(
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-            loss = batch_gradient(model, batch, settings.batch_size, chunked, settings.packing)
+            watched = step < WATCHED_STEPS
+            left = gradient_left(parameters) if watched else 0.0
+            loss = batch_gradient(model, batch, settings.batch_size, chunked, settings.packing, unpadded)
             norm = float(nn.utils.clip_grad_norm_(list(parameters.values()), settings.max_gradient_norm))
             tokens += supervised
             seconds = time.monotonic() - started
@@ -237,8 +261,12 @@ def train(
                     f"At step {step + 1} of {steps} the "
                     + (f"gradient norm is {norm}" if math.isfinite(loss) else f"loss is {loss}")
                 )
+            before = copies(parameters) if watched else {}
             for optimizer in optimizers:
                 optimizer.step()
+            if watched:
+                trace[-1] |= {"gradient_left": left, "parameters": movement(parameters, before)}
+            for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
         progress.advance(1, f"loss {trace[-1]['loss_nats']:.3f}, {tokens / max(seconds, 1e-9):,.0f} tokens/s" if trace else "")
         if step + 1 in evaluate_after:
@@ -247,4 +275,5 @@ def train(
             save(step + 1)
             saved = time.monotonic()
     model.eval()
-    return Trained(steps, tokens, sum(p.numel() for p in parameters.values()), seconds, start)
+    held = sum(p.numel() for optimizer in optimizers for group in optimizer.param_groups for p in group["params"])
+    return Trained(steps, tokens, sum(p.numel() for p in parameters.values()), seconds, start, held)

@@ -27,6 +27,19 @@ def plan_passes(rows: Sequence[TokenRow], rows_per_pass: int, tokens_per_pass: i
     return passes
 
 
+def plan_unpadded(rows: Sequence[TokenRow], tokens_per_pass: int) -> list[list[TokenRow]]:
+    """Rows in their order, end to end, in passes of at most `tokens_per_pass` tokens (or one row)."""
+    passes: list[list[TokenRow]] = []
+    room = 0
+    for row in rows:
+        room -= len(row.input_ids)
+        if not passes or room < 0:
+            passes.append([])
+            room = tokens_per_pass - len(row.input_ids)
+        passes[-1].append(row)
+    return passes
+
+
 def collate(rows: Sequence[TokenRow], device: torch.device) -> tuple[Tensor, Tensor]:
     """(input_ids, labels), each [B, T] int64, padded on the right; pad positions hold id 0 and are never looked at or trained on."""
     width = max(len(row.input_ids) for row in rows)

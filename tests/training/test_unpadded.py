@@ -1,0 +1,173 @@
+"""Documents end to end without padding: the same likelihoods and gradients as one at a time, or the path is not taken."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tests.models_for_tests import move, tiny_gpt2, tiny_llama, tiny_mistral, wrap
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GemmaConfig,
+    GemmaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from galvan.data.tokens import TokenRow
+from galvan.likelihood import supports_chunks, token_nll
+from galvan.training import loop
+from galvan.training.loop import batch_gradient, evaluate_rows
+from galvan.training.packing import collate_packs
+from galvan.training.passes import plan_unpadded
+from galvan.unpadded import NAME, documents_apart, supports_unpadded
+
+SMALL = {
+    "vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 128,
+}  # fmt: skip
+LENGTHS = [3, 23, 1, 11, 40, 2]
+
+
+def large(model):
+    """Weights so large that position, mask and neighbour all matter: small random ones attend to everything alike."""
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.copy_(torch.randn_like(parameter) * 0.3)
+    return model.eval()
+
+
+FAMILIES = {
+    "llama": lambda: tiny_llama(),
+    "llama, head tied": lambda: tiny_llama(tie_word_embeddings=True),
+    "llama, biases": lambda: tiny_llama(attention_bias=True, mlp_bias=True),
+    "llama, scaled RoPE": lambda: tiny_llama(
+        rope_parameters={
+            "rope_type": "llama3",
+            "rope_theta": 10000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 16,
+        }
+    ),
+    "mistral": lambda: tiny_mistral(),
+    "mistral, window of 5": lambda: tiny_mistral(sliding_window=5),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SMALL)),
+    "qwen2, window in one layer": lambda: Qwen2ForCausalLM(
+        Qwen2Config(**SMALL, use_sliding_window=True, sliding_window=5, max_window_layers=1)
+    ),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SMALL, head_dim=8)),
+    "gemma": lambda: GemmaForCausalLM(GemmaConfig(**SMALL, head_dim=8)),
+    "gpt2": lambda: tiny_gpt2(),
+}
+
+
+def rows_for(model, lengths=LENGTHS):
+    size = model.config.vocab_size
+    rng = np.random.default_rng(7)
+    ids = [rng.integers(0, size, n) for n in lengths]
+    return [TokenRow(str(i), one, one) for i, one in enumerate(ids)]
+
+
+def adapted(model):
+    targets = ["c_attn"] if model.config.model_type == "gpt2" else ["q_proj", "v_proj", "down_proj"]
+    return move(wrap(model, target_modules=targets)).eval()
+
+
+def gradients(model, rows, unpadded):
+    model.zero_grad()
+    loss = batch_gradient(model, rows, 1, supports_chunks(model), unpadded=unpadded)
+    return loss, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_likelihoods_and_adapter_gradients_equal_those_of_one_row_at_a_time(family):
+    model = adapted(large(FAMILIES[family]()))
+    rows = rows_for(model)
+    assert supports_unpadded(model, supports_chunks(model))
+    loss, expected = gradients(model, rows, unpadded=False)
+    flat_loss, found = gradients(model, rows, unpadded=True)
+    assert flat_loss == pytest.approx(loss, rel=1e-6)
+    assert found.keys() == expected.keys() and len(found) >= 4
+    for name, gradient in expected.items():
+        assert (found[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
+    chunked = supports_chunks(model)
+    for one, other in zip(evaluate_rows(model, rows, chunked), evaluate_rows(model, rows, chunked, True), strict=True):
+        assert one["document"] == other["document"]
+        assert one["nll_nats"] == pytest.approx(other["nll_nats"], rel=1e-5)
+
+
+def test_changing_one_document_moves_no_likelihood_of_another():
+    model = large(tiny_mistral(sliding_window=5))
+    rows = rows_for(model)
+    one = collate_packs([rows], torch.device("cpu"))
+    changed = one.input_ids.clone()
+    start, length = sum(LENGTHS[:1]), LENGTHS[1]
+    changed[0, start : start + length] = (changed[0, start : start + length] + 1) % model.config.vocab_size
+    with documents_apart(model, LENGTHS):
+        before, after = (token_nll(model, ids, True, one.position_ids)[0] for ids in (one.input_ids, changed))
+    moved = (before != after).nonzero().flatten().tolist()
+    assert moved and all(start - 1 <= at < start + length for at in moved)
+
+
+def test_the_attention_is_the_models_own_again_afterwards_even_after_an_error():
+    model = large(tiny_llama())
+    before = model.config._attn_implementation
+    with pytest.raises(KeyError), documents_apart(model, [3]):
+        assert model.config._attn_implementation == NAME
+        raise KeyError
+    assert model.config._attn_implementation == before
+
+
+def test_an_architecture_with_its_own_arithmetic_in_attention_falls_back():
+    soft_capped = large(
+        Gemma2ForCausalLM(Gemma2Config(**SMALL, head_dim=8, attn_logit_softcapping=2.0, final_logit_softcapping=None))
+    )
+    assert not supports_unpadded(soft_capped, supports_chunks(soft_capped))
+
+
+def test_a_wrong_rope_base_falls_back(monkeypatch):
+    model = large(tiny_llama())
+    assert supports_unpadded(model, True)
+    rotary, right = model.model.rotary_emb, model.model.rotary_emb.forward
+
+    def wrong(x, position_ids):
+        if model.config._attn_implementation != NAME:
+            return right(x, position_ids)
+        kept = rotary.inv_freq
+        rotary.inv_freq = kept**1.5
+        try:
+            return right(x, position_ids)
+        finally:
+            rotary.inv_freq = kept
+
+    monkeypatch.setattr(rotary, "forward", wrong)
+    assert not supports_unpadded(model, True)
+
+
+def test_training_on_padded_rows_gives_the_same_losses_where_the_path_is_not_taken(monkeypatch, tmp_path):
+    from galvan.recipe import Training
+    from galvan.rundir import read_rows
+
+    settings = Training(batch_size=3, accumulation=1, epochs=2.0, warmup_ratio=0.0, evaluations=1)
+    losses = {}
+    for name, answer in (("flat", None), ("padded", False)):
+        if answer is not None:
+            monkeypatch.setattr(loop, "supports_unpadded", lambda *a, answer=answer: answer)
+        model = wrap(large(tiny_llama()))
+        loop.train(model, rows_for(model), settings, 1, tmp_path / name)
+        losses[name] = [row["loss_nats"] for row in read_rows(tmp_path / name / "training.jsonl")]
+    assert losses["flat"] == pytest.approx(losses["padded"], rel=1e-5)
+
+
+def test_passes_keep_the_order_and_the_limit():
+    rows = rows_for(tiny_llama(), [5, 5, 30, 1, 1, 9])
+    passes = plan_unpadded(rows, 10)
+    assert [[len(r.input_ids) for r in one] for one in passes] == [[5, 5], [30], [1, 1], [9]]
+    assert [r.id for one in passes for r in one] == [r.id for r in rows]
