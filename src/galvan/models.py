@@ -409,13 +409,20 @@ def add_lora(model: Any, lora: Lora, base_name: str, revision: str | None, seed:
                 "training/target",
                 f"training.lora.targets: `{name}` matches no linear layer of {shown(base_name)}; it has {', '.join(linear_names(model)) or 'none'}.",
             )
-    config = LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets, task_type="CAUSAL_LM",
-        base_model_name_or_path=base_name, revision=revision,
-    )  # fmt: skip
+    targets = (
+        linear_names(model) if lora.targets == "all-linear" and lora.layers is not None else lora.targets
+    )  # PEFT takes no word there
     torch.manual_seed(seed)
-    with quiet():
-        wrapped = get_peft_model(model, config)
+    try:
+        config = LoraConfig(
+            r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM",
+            layers_to_transform=lora.layers, use_rslora=lora.rslora, use_dora=lora.dora, bias=lora.bias, modules_to_save=lora.save_modules or None,
+            init_lora_weights=True if lora.start == "default" else lora.start, base_model_name_or_path=base_name, revision=revision,
+        )  # fmt: skip
+        with quiet():
+            wrapped = get_peft_model(model, config)
+    except (ValueError, RuntimeError) as error:
+        raise ModelError("training/lora", f"training.lora does not fit {shown(base_name)}: {_first_line(error)}") from None
     written = wrapped.peft_config["default"]
     written.base_model_name_or_path = base_name  # PEFT writes the folder's path instead
     if isinstance(written.target_modules, set):
@@ -452,12 +459,18 @@ def load_adapter(base: Any, adapter: Located, trainable: bool = False) -> Any:
     return model.eval()
 
 
-def save(model: Any, folder: Path, tokenizer: Any = None) -> None:
-    """Write a trained adapter, or a whole model with its `tokenizer`, as PEFT and transformers do; ResourceError if the disk refuses."""
+def save(model: Any, folder: Path, tokenizer: Any = None, start: Path | None = None) -> None:
+    """Write a trained adapter, or a whole model with its `tokenizer`, as PEFT and transformers do; ResourceError if the disk refuses.
+
+    `start`: the folder with the adapter as it was before training, where that took its start out of the base's weights (PiSSA, OLoRA): what
+    is written is then a plain LoRA of twice the rank, for the untouched base.
+    """
     from safetensors import SafetensorError
 
     # PEFT would otherwise ask the Hub, by the base's name, whether its vocabulary has changed.
-    arguments = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
+    arguments: dict[str, Any] = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
+    if start is not None:
+        arguments["path_initial_model_for_weight_conversion"] = str(start)
     try:
         with quiet():
             model.save_pretrained(folder, **arguments)

@@ -7,6 +7,7 @@ known one. `resolved` prints the whole recipe with every default, and that is wh
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import reprlib
 import textwrap
@@ -167,6 +168,32 @@ class Lora(Section):
     targets: list[str] | Literal["all-linear"] = Field(
         "all-linear", description="Names of the linear layers that are adapted, or `all-linear` for all but the head."
     )
+    layers: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None, description="Numbers of the blocks that are adapted, from 0; null means all."
+    )
+    rslora: bool = Field(False, description="Scale by alpha / sqrt(rank) instead of alpha / rank.")
+    dora: bool = Field(False, description="Learn direction and magnitude apart (DoRA).")
+    start: Literal["default", "pissa", "olora"] = Field(
+        "default",
+        description="default: A random and B zero. pissa, olora: A and B from the weights' own decomposition; saved as a plain LoRA of twice the rank.",
+    )
+    bias: Literal["none", "lora_only", "all"] = Field("none", description="Which biases are trained with the adapter.")
+    save_modules: list[str] = Field(
+        default_factory=list, description="Modules trained and saved whole beside the adapter, such as embed_tokens and lm_head."
+    )
+    b_rate_ratio: Annotated[float, Field(gt=0)] = Field(1.0, description="Learning rate of B over that of A (LoRA+ takes 16).")
+
+    def as_saved(self) -> dict[str, Any]:
+        """Rank and alpha in the saved adapter: with a start out of the weights both B A and the start's own B A are in it, at the same scale."""
+        twice = 1 if self.start == "default" else 2
+        alpha = self.alpha * (math.sqrt(twice) if self.rslora else twice)
+        return {"alpha": alpha, "rank": self.rank * twice, "use_rslora": self.rslora}
+
+    @model_validator(mode="after")
+    def _a_start_ends_as_plain_lora(self) -> Lora:
+        if self.start != "default" and self.dora:
+            raise ValueError(f"start {self.start} is saved as a plain LoRA, which dora is not; choose one of them")
+        return self
 
 
 class Training(Section):
@@ -190,9 +217,14 @@ class Training(Section):
     )
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="How the learning rate falls after warm-up.")
     warmup_ratio: Fraction = Field(0.05, description="Share of the steps in which the learning rate rises to its peak.")
-    optimizer: Literal["adamw", "muon"] = Field(
+    optimizer: Literal["adamw", "adamw8bit", "paged_adamw8bit", "muon"] = Field(
         "adamw",
-        description="adamw, or muon: orthogonalised momentum for the inner weight matrices and AdamW for the rest (full training only).",
+        description="adamw; adamw8bit or paged_adamw8bit: its state in 8 bits, by bitsandbytes; or muon: orthogonalised momentum for the inner "
+        "weight matrices and AdamW for the rest (full training only).",
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="Compute the forward pass of a block again instead of keeping it: less memory, about a third slower, same gradient.",
     )
     betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="Decay of AdamW's first and second moment.")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="Decoupled weight decay.")
@@ -231,6 +263,43 @@ class Evaluation(Section):
         2048, description="Tokens scored in one forward pass; memory, not mathematics."
     )
     score_eos: bool = Field(False, description="Also report the end-of-text token, apart from the text.")
+    neutral: str = Field(
+        "galvan/plain",
+        description="Text that has nothing to do with the author, on which forgetting is measured: the bundled one, or a file of yours.",
+    )
+    forgetting_percent: Annotated[float, Field(gt=0, lt=100)] = Field(
+        2.0, description="A rise of perplexity on neutral text that is surely above so many percent is called forgetting."
+    )
+    lm_eval_tasks: list[str] = Field(
+        default_factory=list,
+        description="Tasks of lm-eval (names, or YAML files of yours) that base and tuned also answer, compared item by item; needs lm-eval.",
+    )
+
+
+class Generation(Section):
+    """What base and tuned are asked to write, for style, originality and for reading side by side."""
+
+    documents: Annotated[int, Field(ge=0)] = Field(
+        50,
+        description="How many held-out documents' beginnings (35 words) are continued; validation helps out where test has fewer.",
+    )
+    prompts: list[str] = Field(default_factory=list, description="Prompts of your own, continued beside them.")
+    samples: Positive = Field(1, description="Samples of each prompt at temperature 1 and top_p 1: the model's own distribution.")
+    temperature: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Temperature of a second set of samples, with settings of your own; null: there is none."
+    )
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="top_p of that second set.")
+    greedy: Annotated[int, Field(ge=0)] = Field(8, description="So many prompts are also continued greedily.")
+    max_new_tokens: Positive | None = Field(
+        None, description="Tokens written at most; null means the median of the held-out texts after their prompts, at most 512."
+    )
+    tokens_per_pass: Annotated[int, Field(ge=16)] = Field(
+        16384, description="Positions of all texts written at the same time; memory, not mathematics."
+    )
+    engine: Literal["galvan", "vllm"] = Field(
+        "galvan",
+        description="vllm writes with vLLM where it is installed; its texts are scored by galvan and refused where both disagree.",
+    )
 
 
 class Recipe(Section):
@@ -244,6 +313,7 @@ class Recipe(Section):
     model: Model = Field(default_factory=Model, description="The base model.")
     training: Training = Field(default_factory=Training, description="The fine-tune.")
     evaluation: Evaluation = Field(default_factory=Evaluation, description="The comparison.")
+    generation: Generation = Field(default_factory=Generation, description="The texts that both arms write.")
 
     @property
     def training_seed(self) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from galvan import recipe as recipes
-from galvan.errors import DataError, GalvanError, RecipeError
+from galvan.errors import ComparisonRefused, DataError, GalvanError, RecipeError
 from galvan.progress import Progress, Silent
 from galvan.recipe import Recipe
 from galvan.rundir import (
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 PROBE_DOCUMENTS = 100  # training documents scored for the train-probe gain (METHODS S1.9)
 CONTROL_DOCUMENTS = 8  # test documents on which the controls run
+NEUTRAL_TOKENS = 512  # of a neutral or held-out document, those on which whole distributions are compared
 CHECK_TEXTS = 3  # test documents on which base, disabled and enabled are compared (METHODS S8.2)
 
 
@@ -66,6 +67,7 @@ class Story:
         from galvan import models
 
         progress = progress or Silent()
+        require_lm_eval(recipe.evaluation.lm_eval_tasks)
         base = models.locate(recipe.model.base, offline=offline)
         adapter = None if tuned is None else models.locate(tuned, "adapter", offline)
         device = models.choose_device(recipe.model.device)
@@ -105,16 +107,20 @@ class Story:
         from galvan.data import leak
         from galvan.data.prepare import prepare, write
 
+        neutral = self.recipe.evaluation.neutral
         stage = Stage(
             self.folder, "prepare",
             {
                 "data": self.recipe.data, "seed": self.recipe.seed, "source": self._source_digest(), "tokenizer": self.prints.tokenizer,
                 "template": self.prints.chat_template, "training_tokens": self._training_tokens(), "learn_eos": self.recipe.training.learn_eos,
+                "neutral": self._source_digest(neutral),
             },
         )  # fmt: skip
         if not self._reuse(stage):
             stage.begin()
-            prepared = prepare(self.recipe.data, self.recipe.seed, self._offsets, offline=self.offline, decode=self._decode)
+            prepared = prepare(
+                self.recipe.data, self.recipe.seed, self._offsets, offline=self.offline, decode=self._decode, neutral=neutral
+            )
             written = write(prepared, self.folder)
             leak.refuse(prepared.audit)
             tokens = self._token_report(prepared.splits.train)
@@ -253,6 +259,8 @@ class Story:
         targets: list[str] = []
         if settings.method == "lora":
             model = models.add_lora(model, settings.lora, self.base.name, self.base.revision, self.recipe.training_seed)
+            if settings.lora.start != "default":
+                models.save(model, work / "start")
             targets = sorted({n.rsplit(".lora_A", 1)[0].rsplit(".", 1)[-1] for n, _ in model.named_parameters() if ".lora_A." in n})
         elif self.recipe.model.quantization != "none":
             raise RecipeError(
@@ -264,7 +272,8 @@ class Story:
             _probe(rows, settings.probe_documents), identity, self.progress,
         )  # fmt: skip
         saved = work / target
-        models.save(model, saved, None if settings.method == "lora" else self._tokenizer)
+        start = work / "start" if settings.method == "lora" and settings.lora.start != "default" else None
+        models.save(model, saved, None if settings.method == "lora" else self._tokenizer, start)
         shutil.rmtree(self.folder / target, ignore_errors=True)
         saved.rename(self.folder / target)
         for name in ("training.jsonl", "curves.jsonl"):
@@ -273,9 +282,10 @@ class Story:
             self.folder / "training.json",
             {
                 "method": settings.method, "steps": trained.steps, "tokens": trained.tokens, "trainable_parameters": trained.trainable_parameters,
+                "optimizer_parameters": trained.optimizer_parameters, "base_sha256": self.prints.weights,
                 "total_parameters": total, "rows": len(rows), "truncated_rows": sum(row.cut_tokens > 0 for row in rows),
                 "truncated_tokens": sum(row.cut_tokens for row in rows), "targets": targets,
-                "alpha": settings.lora.alpha if settings.method == "lora" else None,
+                **(settings.lora.as_saved() if settings.method == "lora" else {"alpha": None, "rank": None, "use_rslora": None}),
                 "adapter_sha256": sha256_file(self.folder / target / "adapter_model.safetensors") if settings.method == "lora" else None,
             },
         )  # fmt: skip
@@ -307,7 +317,7 @@ class Story:
         stage = Stage(
             self.folder, "score",
             {
-                "arms": self._arms(), "evaluation": self.recipe.evaluation.model_dump(exclude={"margin_nats"}),
+                "arms": self._arms(), "evaluation": self.recipe.evaluation.model_dump(include={"context_tokens", "tokens_per_pass", "score_eos"}),
                 "context": self._context(), "documents": documents, "versions": _versions(), "seed": self.recipe.seed,
             },
         )  # fmt: skip
@@ -323,6 +333,85 @@ class Story:
         )  # fmt: skip
         write_scores(self.folder / "scores.parquet", rows)
         stage.finish(["scores.parquet"])
+
+    def generate(self) -> None:
+        """samples.jsonl and generation.json: what base and tuned write to the same prompts; nothing where the comparison is refused."""
+        assert self.tuned is not None
+        splits = {name: read_documents(self.folder / "data" / f"{name}.jsonl") for name in ("test", "validation")}
+        stage = Stage(
+            self.folder, "generate",
+            {
+                "arms": self._arms(), "generation": self.recipe.generation, "documents": splits, "template": self.prints.chat_template,
+                "tokenizer": self.prints.tokenizer, "versions": _versions(), "seed": self.recipe.seed,
+            },
+        )  # fmt: skip
+        if self._refused() or self._reuse(stage):
+            return
+        stage.begin()
+        from galvan.measure.generation import generate
+        from galvan.measure.prompts import median_length, prompt_facts, prompts
+        from galvan.measure.vllm_engine import engine
+
+        asked, documents = self.recipe.generation, [d for part in splits.values() for d in part]
+        found = prompts(splits, asked, self._tokenizer)
+        most = asked.max_new_tokens or median_length(found, documents, self._tokenizer)
+        other = self._other_tokenizer(self.tuned)
+        writer = engine(self.base, self._positions(), self.dtype.value) if asked.engine == "vllm" else None
+        samples, facts = generate(
+            self.base, {"tuned": self.tuned}, self.recipe, self._tokenizer, found, most, self._positions(), self.device, self.dtype, self.progress,
+            {} if other is None else {"tuned": other}, writer,
+        )  # fmt: skip
+        facts.prompt_ids = prompt_facts(found, documents, self._tokenizer)
+        write_rows(self.folder / "samples.jsonl", samples)
+        write_json(self.folder / "generation.json", facts)
+        stage.finish(["samples.jsonl", "generation.json"])
+
+    def retain(self) -> None:
+        """retention.parquet and extraction.parquet, and lm_eval.jsonl where tasks are asked for; nothing where the comparison is refused."""
+        from galvan.data.neutral import neutral_documents
+
+        assert self.tuned is not None
+        asked = self.recipe.evaluation
+        neutral = neutral_documents(asked.neutral, self._offsets, self.offline)
+        held_out, train = (_probe(read_documents(self.folder / "data" / f"{name}.jsonl"), PROBE_DOCUMENTS) for name in ("test", "train"))
+        stage = Stage(
+            self.folder, "retain",
+            {
+                "arms": self._arms(), "neutral": neutral, "test": held_out, "train": train, "context": self._positions(),
+                "tasks": asked.lm_eval_tasks, "tokenizer": self.prints.tokenizer, "versions": _versions(),
+            },
+        )  # fmt: skip
+        if self._refused() or self._reuse(stage):
+            return
+        stage.begin()
+        from galvan import models
+        from galvan.measure.extraction import extract, write_extraction
+        from galvan.measure.lm_eval_tasks import answer_tasks
+        from galvan.measure.retention import Retained, retention, write_retention
+
+        if self._has_other_tokenizer(self.tuned):
+            write_retention(self.folder / "retention.parquet", [], "Base and tuned have different tokenizers: their distributions do not compare.")
+            stage.finish(["retention.parquet"])
+            return
+        base = models.load_base(self.base, self.recipe.model, self.device, self.dtype)
+        tuned = models.load_tuned(self.base, self.tuned, self.recipe.model, self.device, self.dtype)
+        rows: list[Retained] = []
+        reason = None
+        try:
+            for kind, some in (("neutral", neutral), ("author", held_out)):
+                rows += retention(base, tuned, self._tokenizer, some, kind, min(NEUTRAL_TOKENS, self._positions()), self.progress)
+        except ComparisonRefused as error:
+            rows, reason = [], str(error)
+        write_retention(self.folder / "retention.parquet", rows, reason)
+        arms = (("base", base), ("tuned", tuned))
+        passages = [row for arm, model in arms for split, some in (("train", train), ("test", held_out)) for row in extract(model, self._tokenizer, some, arm, split)]
+        write_extraction(self.folder / "extraction.parquet", passages)
+        names = ["retention.parquet", "extraction.parquet"]
+        (self.folder / "lm_eval.jsonl").unlink(missing_ok=True)
+        if asked.lm_eval_tasks:
+            write_rows(self.folder / "lm_eval.jsonl", answer_tasks(base, tuned, self._tokenizer, asked.lm_eval_tasks))
+            names.append("lm_eval.jsonl")
+        stage.finish(names)
 
     def score_adapters(self, adapters: Sequence[str]) -> tuple[dict[str, GalvanError], bool]:
         """scores.parquet with the base and every adapter that passes the checks; returns why the others were refused, and whether all
@@ -375,7 +464,7 @@ class Story:
 
         if refusal(diagnose(Facts.from_json(read_json(self.folder / "integrity.json")))) is None:
             return False
-        for name in ("scores.parquet", "stages/score.json"):
+        for name in ("scores.parquet", "stages/score.json", "samples.jsonl", "generation.json", "stages/generate.json"):
             (self.folder / name).unlink(missing_ok=True)
         return True
 
@@ -425,12 +514,12 @@ class Story:
             "dtype": self.dtype.value,
         }
 
-    def _source_digest(self) -> str:
-        """sha256 of everything that `data.source` names."""
+    def _source_digest(self, source: str | None = None) -> str:
+        """sha256 of everything that `source`, else `data.source`, names."""
         from galvan.data import gutenberg, hub
         from galvan.data.read import BUNDLED, matching
 
-        source = self.recipe.data.source
+        source = source or self.recipe.data.source
         if source in BUNDLED:
             with as_file(files("galvan") / "assets" / BUNDLED[source]) as path:
                 return sha256_file(path)

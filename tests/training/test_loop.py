@@ -300,6 +300,7 @@ KINDS = {
     "lora, dropout, adamw": (lambda: lora(dropout=0.3), {"method": "lora", "weight_decay": 0.1}),
     "full, adamw": (lambda: tiny_llama(), {}),
     "full, muon": (lambda: tiny_mistral(), {"optimizer": "muon", "learning_rate": 1e-2}),
+    "full, adamw with 8-bit state": (lambda: tiny_llama(intermediate_size=256), {"optimizer": "adamw8bit"}),
     "full, muon, tied, the model's own dropout": (lambda: tiny_gpt2(), {"optimizer": "muon"}),
 }
 
@@ -312,6 +313,8 @@ def without_seconds(path):
 @pytest.mark.parametrize("k", [1, 2, 4, 6])
 def test_a_run_killed_in_any_step_and_run_again_ends_in_the_same_bytes(tmp_path, kind, k):
     build, changes = KINDS[kind]
+    if "8-bit" in kind:
+        pytest.importorskip("bitsandbytes", reason="galvan[qlora] is not installed")
     settings = recipe(checkpoint_seconds=0.0, **changes)
     undisturbed = build()
     train(undisturbed, ROWS, settings, 7, tmp_path / "whole", ROWS[:2], ROWS[2:4])

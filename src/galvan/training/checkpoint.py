@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from galvan.rundir import write_bytes
 
-FORMAT = "galvan-checkpoint-1"
+FORMAT = "galvan-checkpoint-2"
 
 
 def save_checkpoint(
@@ -29,13 +29,17 @@ def save_checkpoint(
 ) -> None:
     """Write the state after `position["step"]` steps; an earlier checkpoint is replaced only when the new one is whole."""
     tensors: dict[str, Tensor] = {f"weight.{name}": p.detach().cpu().contiguous().clone() for name, p in parameters.items()}
+    numbers: dict[str, float] = {}  # what bitsandbytes keeps outside of tensors
     for k, optimizer in enumerate(optimizers):
         for i, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{k}.{i}.{name}": value.detach().cpu().contiguous().clone() for name, value in state.items()}
+            inner = next((value for value in state.values() if isinstance(value, dict)), {})  # bitsandbytes wraps its tensors
+            named = {f"optimizer.{k}.{i}.{name}": value for name, value in (state | inner).items() if value is not inner}
+            tensors |= {n: v.detach().cpu().contiguous().clone() for n, v in named.items() if isinstance(v, Tensor)}
+            numbers |= {n: v for n, v in named.items() if not isinstance(v, Tensor)}
     tensors["random.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
-    metadata = {"format": FORMAT, "fingerprint": fingerprint, "position": json.dumps(position)}
+    metadata = {"format": FORMAT, "fingerprint": fingerprint, "position": json.dumps(position), "numbers": json.dumps(numbers)}
     write_bytes(path, save(tensors, metadata=metadata))
 
 
@@ -55,12 +59,12 @@ def load_checkpoint(
         for name, parameter in parameters.items():
             parameter.copy_(tensors[f"weight.{name}"])
     for k, optimizer in enumerate(optimizers):
-        state: dict[int, dict[str, Tensor]] = {}
+        state: dict[int, dict[str, Any]] = {}
         prefix = f"optimizer.{k}."
-        for name, tensor in tensors.items():
+        for name, value in (tensors | json.loads(metadata["numbers"])).items():
             if name.startswith(prefix):
                 index, key = name.removeprefix(prefix).split(".", 1)
-                state.setdefault(int(index), {})[key] = tensor
+                state.setdefault(int(index), {})[key] = value
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     torch.set_rng_state(tensors["random.cpu"])
     if "random.cuda" in tensors and torch.cuda.is_available():

@@ -8,6 +8,7 @@ and along the way, per document, in evaluation mode: running losses are not comp
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +32,7 @@ from galvan.training.live_checks import require_true_loss
 from galvan.training.movement import STEPS as WATCHED_STEPS
 from galvan.training.movement import copies, gradient_left, movement
 from galvan.training.muon import Muon
-from galvan.training.packing import Pass, collate_packs, plan_packed_passes, require_reset
+from galvan.training.packing import Pass, collate_packs, plan_packed_passes, require_masked_seams, require_reset
 from galvan.training.passes import collate, plan_passes, plan_unpadded
 from galvan.unpadded import documents_apart, supports_unpadded
 
@@ -64,22 +65,41 @@ def learning_rate_factor(step: int, total: int, settings: Training) -> float:
     return left if settings.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
 
 
+EIGHT_BIT = {"adamw8bit": "AdamW8bit", "paged_adamw8bit": "PagedAdamW8bit"}
+
+
+def _bitsandbytes(name: str) -> Any:
+    try:
+        import bitsandbytes
+    except ImportError:
+        raise ModelError(
+            "training/no-bitsandbytes",
+            "training.optimizer is in 8 bits, which needs bitsandbytes: pip install 'galvan[qlora]', or set it to adamw.",
+        ) from None
+    return getattr(bitsandbytes.optim, name)
+
+
 def build_optimizers(model: nn.Module, parameters: Mapping[str, nn.Parameter], settings: Training) -> list[torch.optim.Optimizer]:
-    """AdamW for everything, or Muon for the inner matrices and AdamW for embeddings, head and vectors."""
+    """AdamW for everything, or Muon for the inner matrices and AdamW for embeddings, head and vectors. A group's `factor` times the rate
+    of the step is its own rate (LoRA+)."""
     inner: list[nn.Parameter] = []
     if settings.optimizer == "muon":
         tables = [m for m in model.modules() if isinstance(m, nn.Embedding)] + [causal_lm(model).get_output_embeddings()]
         outer = {id(table.weight) for table in tables}
         inner = [p for p in parameters.values() if p.ndim == 2 and id(p) not in outer]
     taken = {id(p) for p in inner}
-    rest = [p for p in parameters.values() if id(p) not in taken]
-    adamw = torch.optim.AdamW(
-        rest,
-        lr=settings.learning_rate,
-        betas=settings.betas,
-        weight_decay=settings.weight_decay,
-        fused=rest[0].device.type != "mps",
-    )
+    rest = {name: p for name, p in parameters.items() if id(p) not in taken}
+    groups: list[dict[str, Any]] = [{"params": list(rest.values()), "factor": 1.0}]
+    ratio = settings.lora.b_rate_ratio
+    if settings.method == "lora" and ratio != 1.0:
+        faster = {name: ".lora_B." in name or ".lora_embedding_B" in name for name in rest}
+        groups = [
+            {"params": [p for name, p in rest.items() if faster[name] == b], "factor": ratio if b else 1.0} for b in (False, True)
+        ]
+    kind: Any = functools.partial(torch.optim.AdamW, fused=next(iter(rest.values())).device.type != "mps")
+    if settings.optimizer in EIGHT_BIT:
+        kind = _bitsandbytes(EIGHT_BIT[settings.optimizer])
+    adamw = kind(groups, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay)
     return [adamw] + ([Muon(inner, lr=settings.learning_rate, weight_decay=settings.weight_decay)] if inner else [])
 
 
@@ -175,9 +195,13 @@ def train(
     optimizers = build_optimizers(model, parameters, settings)
     chunked = supports_chunks(model)
     unpadded = supports_unpadded(model, chunked)
+    if settings.gradient_checkpointing:
+        causal_lm(model).gradient_checkpointing_enable({"use_reentrant": False})
     require_true_loss(model, next(row for row in first_epoch if row.n_supervised), chunked)
     if settings.packing and not unpadded:
         require_reset(model)
+    if settings.packing or unpadded:
+        require_masked_seams(collate_packs([first_epoch[: settings.batch_size]], torch.device("cpu")))
     per_epoch, steps = steps_per_epoch(len(first_epoch), settings), total_steps(len(first_epoch), settings)
     evaluate_after = {round(steps * k / settings.evaluations) for k in range(1, settings.evaluations + 1)}
 
@@ -239,7 +263,7 @@ def train(
             rate = settings.learning_rate * learning_rate_factor(step, steps, settings)
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
-                    group["lr"] = rate
+                    group["lr"] = rate * group.get("factor", 1.0)
             watched = step < WATCHED_STEPS
             left = gradient_left(parameters) if watched else 0.0
             loss = batch_gradient(model, batch, settings.batch_size, chunked, settings.packing, unpadded)

@@ -3,7 +3,7 @@
 Each document keeps positions from 0 of its own, by which transformers tells documents apart and lets none attend to another. Not every
 architecture does: `resets_attention` perturbs one document of a packed row on the live model and looks at the others' logits, and
 training refuses to pack where they move (E08). The first token of each document is never a target, so nothing is learned across a
-seam (E09).
+seam; training looks at its first documents before it starts (E09).
 """
 
 from __future__ import annotations
@@ -75,6 +75,16 @@ def seams_learned(one: Pass) -> int:
     """E09: how many labels stand on the first token of a document; anything but 0 is learned across a seam."""
     assert one.position_ids is not None
     return int(((one.position_ids == 0) & (one.labels != IGNORE)).sum())
+
+
+def require_masked_seams(one: Pass) -> None:
+    """ModelError if a label stands on the first token of a document in `one`."""
+    learned = seams_learned(one)
+    if learned:
+        raise ModelError(
+            "E09",
+            f"{learned} labels stand on the first token of a packed document, to be learned from the end of another; they must be -100.",
+        )
 
 
 @torch.no_grad()
