@@ -17,6 +17,7 @@ EXIT_RESOURCES = 5
 EXIT_INCONCLUSIVE = 6
 EXIT_BUG = 70
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 
 
 class GalvanError(Exception):
@@ -60,3 +61,9 @@ class ResourceError(GalvanError, OSError):
     """Disk, memory, time or the network gave out."""
 
     exit_code = EXIT_RESOURCES
+
+
+class Terminated(GalvanError, RuntimeError):
+    """SIGTERM came; what was done is saved."""
+
+    exit_code = EXIT_TERMINATED

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
+import signal
 
 import numpy as np
 import peft.utils.save_and_load
@@ -15,7 +17,7 @@ from safetensors.torch import save
 from torch.nn import functional as F
 
 from galvan.data.tokens import IGNORE, TokenRow
-from galvan.errors import DataError, ModelError
+from galvan.errors import DataError, ModelError, ResourceError, Terminated
 from galvan.likelihood import IGNORE as IGNORED_BY_LOSS
 from galvan.models import add_lora
 from galvan.recipe import Lora, Training, from_text
@@ -488,3 +490,69 @@ def test_saving_an_adapter_asks_nobody_about_its_base(tmp_path, monkeypatch):
         json.loads((tmp_path / "run/adapter/adapter_config.json").read_text())["base_model_name_or_path"]
         == "someone/something-private"
     )
+
+
+# ---- stopping and memory ----
+
+
+class TermAfter(KilledAfter):
+    """A progress at whose step `k` a SIGTERM arrives."""
+
+    def advance(self, amount, note=""):
+        self.steps += amount
+        if self.steps == self.k:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_sigterm_lets_the_step_end_saves_it_and_the_run_goes_on_to_the_same_bytes(tmp_path):
+    whole, stopped, resumed = tiny_llama(), tiny_llama(), tiny_llama()
+    handler = signal.getsignal(signal.SIGTERM)
+    train(whole, ROWS, recipe(), 7, tmp_path / "whole")
+    with pytest.raises(Terminated, match="after step 2 of 6") as caught:
+        train(stopped, ROWS, recipe(checkpoint_seconds=3600.0), 7, tmp_path / "stopped", progress=TermAfter(2))
+    assert caught.value.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert train(resumed, ROWS, recipe(checkpoint_seconds=3600.0), 7, tmp_path / "stopped").resumed_at == 2
+    assert weights(resumed) == weights(whole)
+
+
+def memory_for(monkeypatch, tokens):
+    """From now on a pass of more than `tokens` positions does not fit."""
+    sum_nll = loop.sum_nll
+
+    def limited(model, input_ids, *rest):
+        if input_ids.numel() > tokens and torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return sum_nll(model, input_ids, *rest)
+
+    monkeypatch.setattr(loop, "sum_nll", limited)
+
+
+@pytest.mark.parametrize("unpadded", [True, False])
+def test_out_of_memory_makes_passes_smaller_and_changes_no_step(tmp_path, monkeypatch, unpadded):
+    monkeypatch.setattr(loop, "supports_unpadded", lambda *a: unpadded)
+    asked, said = recipe(batch_size=5, accumulation=1), KilledAfter(-1)
+    train(tiny_llama(), ROWS, asked, 7, tmp_path / "roomy")
+    memory_for(monkeypatch, 64)
+    train(tiny_llama(), ROWS, asked, 7, tmp_path / "tight", progress=said)
+    tight, roomy = (rows_of(tmp_path / name / "training.jsonl") for name in ("tight", "roomy"))
+    assert [row["loss_nats"] for row in tight] == pytest.approx([row["loss_nats"] for row in roomy], rel=1e-5)
+    assert [row["gradient_norm"] for row in tight] == pytest.approx([row["gradient_norm"] for row in roomy], rel=1e-4)
+    assert tight[-1]["tokens_per_pass"] <= 64 < roomy[-1]["tokens_per_pass"]
+    assert any("passes of" in sentence for sentence in said.said)
+
+
+def test_a_document_that_does_not_fit_alone_is_refused_with_what_would(tmp_path, monkeypatch):
+    memory_for(monkeypatch, max(LENGTHS) - 1)
+    with pytest.raises(ResourceError, match=f"document of {max(LENGTHS)} tokens.*gradient_checkpointing") as caught:
+        train(tiny_llama(), ROWS, recipe(), 7, tmp_path)
+    assert (caught.value.code, caught.value.exit_code) == ("memory/step", 5)
+
+
+def test_an_error_that_is_not_about_memory_is_not_tried_again(tmp_path, monkeypatch):
+    def broken(*a):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(loop, "batch_gradient", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        train(tiny_llama(), ROWS, recipe(), 7, tmp_path)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from tests.models_for_tests import tiny_llama
 
 from galvan import models
 from galvan.data.tokens import TokenRow
@@ -19,6 +18,7 @@ from galvan.recipe import Lora, Training
 from galvan.rundir import read_rows
 from galvan.training.loop import build_optimizers, train
 from galvan.training.passes import collate
+from models_for_tests import tiny_llama
 
 ROWS = [TokenRow(str(i), ids, ids) for i, ids in enumerate(np.random.default_rng(3).integers(0, 90, (6, 12)))]
 METHODS = {

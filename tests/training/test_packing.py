@@ -12,7 +12,7 @@ from galvan.data.tokens import IGNORE, TokenRow
 from galvan.errors import ModelError
 from galvan.likelihood import sum_nll
 from galvan.recipe import Training
-from galvan.training.live_checks import TOLERANCE, loss_error, padding_error, require_true_loss
+from galvan.training.live_checks import TARGET_TOLERANCE, TOLERANCE, loss_error, padding_error, require_true_loss, target_error
 from galvan.training.loop import batch_gradient, train
 from galvan.training.packing import (
     Pass,
@@ -133,6 +133,10 @@ def test_e11_labels_shifted_twice_are_seen_and_our_loss_is_the_definition():
         return torch.nn.functional.cross_entropy(logits, labels[0, 2:], reduction="sum")
 
     assert loss_error(model, row(30), twice) > TOLERANCE
+    even = min((row(30, seed) for seed in range(20)), key=lambda r: loss_error(model, r, twice))
+    assert loss_error(model, even, twice) < TOLERANCE  # chance makes the sums alike; the targets are not
+    assert target_error(model, even, twice) > TARGET_TOLERANCE
+    assert target_error(model, even, lambda m, ids, labels: sum_nll(m, ids, labels, True)) < 1e-4
     require_true_loss(model, row(60, masked=40), True)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.models_for_tests import move, tiny_gpt2, tiny_llama, tiny_mistral, wrap
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -24,6 +23,7 @@ from galvan.training.loop import batch_gradient, evaluate_rows
 from galvan.training.packing import collate_packs
 from galvan.training.passes import plan_unpadded
 from galvan.unpadded import NAME, documents_apart, supports_unpadded
+from models_for_tests import move, tiny_gpt2, tiny_llama, tiny_mistral, wrap
 
 SMALL = {
     "vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -10,9 +10,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ import torch
 from torch import nn
 
 from galvan.data.tokens import TokenRow
-from galvan.errors import DataError, ModelError
+from galvan.errors import DataError, ModelError, ResourceError, Terminated
 from galvan.likelihood import IGNORE, causal_lm, sum_nll, supports_chunks, token_nll
 from galvan.progress import Progress, Silent
 from galvan.recipe import Training
@@ -123,17 +125,19 @@ def evaluate_rows(model: nn.Module, rows: Sequence[TokenRow], chunked: bool, unp
 
 
 def batch_gradient(
-    model: nn.Module, batch: Sequence[TokenRow], rows_per_pass: int, chunked: bool, packed: bool = False, unpadded: bool = False
-) -> float:
+    model: nn.Module, batch: Sequence[TokenRow], rows_per_pass: int, chunked: bool, packed: bool = False, unpadded: bool = False,
+    tokens_per_pass: int | None = None,
+) -> float:  # fmt: skip
     """Mean NLL in nats over the supervised tokens of `batch`; its gradient is added to the parameters' own.
 
     Every pass is divided by the tokens of the whole batch, not by its own: the passes cannot change the gradient, packed, padded or not.
     """
+    budget = tokens_per_pass or (TOKENS_PER_UNPADDED_PASS if unpadded else TOKENS_PER_PASS)
     device = next(model.parameters()).device
     supervised = sum(row.n_supervised for row in batch)
     loss = 0.0
     if unpadded:
-        for rows in plan_unpadded(batch, TOKENS_PER_UNPADDED_PASS):
+        for rows in plan_unpadded(batch, budget):
             one = collate_packs([rows], device)
             with documents_apart(model, [len(row.input_ids) for row in rows]):
                 nll = sum_nll(model, one.input_ids, one.labels, chunked, one.position_ids) / supervised
@@ -141,14 +145,33 @@ def batch_gradient(
             loss += float(nll.detach())
         return loss
     if packed:
-        passes = [collate_packs(packs, device) for packs in plan_packed_passes(batch, TOKENS_PER_PASS)]
+        passes = [collate_packs(packs, device) for packs in plan_packed_passes(batch, budget)]
     else:
-        passes = [Pass(*collate(part, device), None) for part in plan_passes(batch, rows_per_pass, TOKENS_PER_PASS)]
+        passes = [Pass(*collate(part, device), None) for part in plan_passes(batch, rows_per_pass, budget)]
     for one in passes:
         nll = sum_nll(model, one.input_ids, one.labels, chunked, one.position_ids) / supervised
         torch.autograd.backward(nll)
         loss += float(nll.detach())
     return loss
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """True for what torch raises where a device or the machine has no memory left; on a CPU that is a plain RuntimeError."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+@contextmanager
+def sigterm_noticed() -> Iterator[Callable[[], bool]]:
+    """Inside, SIGTERM is only noted, so that a step is finished and saved; the function says whether it came."""
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def steps_per_epoch(n_rows: int, settings: Training) -> int:
@@ -201,7 +224,7 @@ def train(
     if settings.packing and not unpadded:
         require_reset(model)
     if settings.packing or unpadded:
-        require_masked_seams(collate_packs([first_epoch[: settings.batch_size]], torch.device("cpu")))
+        require_masked_seams(collate_packs([list(first_epoch[: settings.batch_size])], torch.device("cpu")))
     per_epoch, steps = steps_per_epoch(len(first_epoch), settings), total_steps(len(first_epoch), settings)
     evaluate_after = {round(steps * k / settings.evaluations) for k in range(1, settings.evaluations + 1)}
 
@@ -217,6 +240,8 @@ def train(
     checkpoint = folder / "checkpoint.safetensors"
     position = load_checkpoint(checkpoint, parameters, optimizers, mark) or {"step": 0, "tokens": 0, "seconds": 0.0}
     start, tokens = int(position["step"]), int(position["tokens"])
+    device = next(model.parameters()).device
+    budget = int(position.get("tokens_per_pass", TOKENS_PER_UNPADDED_PASS if unpadded else TOKENS_PER_PASS))
     trace = [row for row in read_rows(folder / "training.jsonl") if row["step"] <= start] if start else []
     curves = [row for row in read_rows(folder / "curves.jsonl") if row["step"] <= start] if start else []
     if start:
@@ -241,7 +266,29 @@ def train(
     def save(step: int) -> None:
         write_rows(folder / "training.jsonl", trace)
         write_rows(folder / "curves.jsonl", curves)
-        save_checkpoint(checkpoint, parameters, optimizers, {"step": step, "tokens": tokens, "seconds": seconds}, mark)
+        position = {"step": step, "tokens": tokens, "seconds": seconds, "tokens_per_pass": budget}
+        save_checkpoint(checkpoint, parameters, optimizers, position, mark)
+
+    def fitting_gradient(batch: Sequence[TokenRow]) -> float:
+        """The batch's gradient in passes that fit: out of memory halves the pass and keeps the batch, from this step on."""
+        nonlocal budget
+        while True:
+            try:
+                return batch_gradient(model, batch, settings.batch_size, chunked, settings.packing, unpadded, budget)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            longest = max(len(row.input_ids) for row in batch)
+            for parameter in parameters.values():
+                parameter.grad = None
+            if budget <= longest:
+                raise ResourceError(
+                    "memory/step",
+                    f"One document of {longest} tokens does not fit into the memory of {device.type} for training; set "
+                    "training.gradient_checkpointing to true, lower training.document_tokens, or take a smaller model.",
+                )
+            budget = max(longest, budget // 2)
+            progress.say(f"Out of memory: passes of {budget} tokens from now on; the batch and its gradient stay the same.")
 
     started, seconds = time.monotonic() - float(position["seconds"]), float(position["seconds"])
     saved = time.monotonic()
@@ -251,53 +298,59 @@ def train(
     progress.start("Training", steps, "step")
     progress.advance(start)
     epoch_rows, order, epoch_now = first_epoch, np.empty(0, dtype=np.int64), -1
-    for step in range(start, steps):
-        epoch, within = divmod(step, per_epoch)
-        if epoch != epoch_now:
-            epoch_rows, epoch_now = rows_of_epoch(epoch), epoch
-            order = np.random.default_rng([seed, epoch]).permutation(len(epoch_rows))
-        size = settings.batch_size * settings.accumulation
-        batch = [epoch_rows[i] for i in order[within * size : (within + 1) * size]]
-        supervised = sum(row.n_supervised for row in batch)
-        if supervised:  # an epoch of fewer rows than the first can leave its last steps empty
-            rate = settings.learning_rate * learning_rate_factor(step, steps, settings)
-            for optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = rate * group.get("factor", 1.0)
-            watched = step < WATCHED_STEPS
-            left = gradient_left(parameters) if watched else 0.0
-            loss = batch_gradient(model, batch, settings.batch_size, chunked, settings.packing, unpadded)
-            norm = float(nn.utils.clip_grad_norm_(list(parameters.values()), settings.max_gradient_norm))
-            tokens += supervised
-            seconds = time.monotonic() - started
-            trace.append(
-                {
-                    "step": step + 1,
-                    "tokens": tokens,
-                    "learning_rate": rate,
-                    "loss_nats": loss,
-                    "gradient_norm": norm,
-                    "seconds": round(seconds, 3),
-                }
-            )
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise not_finite(
-                    f"At step {step + 1} of {steps} the "
-                    + (f"gradient norm is {norm}" if math.isfinite(loss) else f"loss is {loss}")
+    with sigterm_noticed() as asked_to_stop:
+        for step in range(start, steps):
+            epoch, within = divmod(step, per_epoch)
+            if epoch != epoch_now:
+                epoch_rows, epoch_now = rows_of_epoch(epoch), epoch
+                order = np.random.default_rng([seed, epoch]).permutation(len(epoch_rows))
+            size = settings.batch_size * settings.accumulation
+            batch = [epoch_rows[i] for i in order[within * size : (within + 1) * size]]
+            supervised = sum(row.n_supervised for row in batch)
+            if supervised:  # an epoch of fewer rows than the first can leave its last steps empty
+                rate = settings.learning_rate * learning_rate_factor(step, steps, settings)
+                for optimizer in optimizers:
+                    for group in optimizer.param_groups:
+                        group["lr"] = rate * group.get("factor", 1.0)
+                watched = step < WATCHED_STEPS
+                left = gradient_left(parameters) if watched else 0.0
+                loss = fitting_gradient(batch)
+                norm = float(nn.utils.clip_grad_norm_(list(parameters.values()), settings.max_gradient_norm))
+                tokens += supervised
+                seconds = time.monotonic() - started
+                trace.append(
+                    {
+                        "step": step + 1,
+                        "tokens": tokens,
+                        "learning_rate": rate,
+                        "loss_nats": loss,
+                        "gradient_norm": norm,
+                        "seconds": round(seconds, 3),
+                        "tokens_per_pass": budget,
+                    }
                 )
-            before = copies(parameters) if watched else {}
-            for optimizer in optimizers:
-                optimizer.step()
-            if watched:
-                trace[-1] |= {"gradient_left": left, "parameters": movement(parameters, before)}
-            for optimizer in optimizers:
-                optimizer.zero_grad(set_to_none=True)
-        progress.advance(1, f"loss {trace[-1]['loss_nats']:.3f}, {tokens / max(seconds, 1e-9):,.0f} tokens/s" if trace else "")
-        if step + 1 in evaluate_after:
-            evaluate(step + 1)
-        if step + 1 == steps or time.monotonic() - saved >= settings.checkpoint_seconds:
-            save(step + 1)
-            saved = time.monotonic()
+                if not (math.isfinite(loss) and math.isfinite(norm)):
+                    raise not_finite(
+                        f"At step {step + 1} of {steps} the "
+                        + (f"gradient norm is {norm}" if math.isfinite(loss) else f"loss is {loss}")
+                    )
+                before = copies(parameters) if watched else {}
+                for optimizer in optimizers:
+                    optimizer.step()
+                if watched:
+                    trace[-1] |= {"gradient_left": left, "parameters": movement(parameters, before)}
+                for optimizer in optimizers:
+                    optimizer.zero_grad(set_to_none=True)
+            progress.advance(1, f"loss {trace[-1]['loss_nats']:.3f}, {tokens / max(seconds, 1e-9):,.0f} tokens/s" if trace else "")
+            if step + 1 in evaluate_after:
+                evaluate(step + 1)
+            if step + 1 == steps or asked_to_stop() or time.monotonic() - saved >= settings.checkpoint_seconds:
+                save(step + 1)
+                saved = time.monotonic()
+            if step + 1 < steps and asked_to_stop():
+                raise Terminated(
+                    "training/stopped", f"Stopped by SIGTERM after step {step + 1} of {steps}; the same command goes on there."
+                )
     model.eval()
     held = sum(p.numel() for optimizer in optimizers for group in optimizer.param_groups for p in group["params"])
     return Trained(steps, tokens, sum(p.numel() for p in parameters.values()), seconds, start, held)
