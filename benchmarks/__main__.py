@@ -12,7 +12,7 @@ import time
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any import reads it: nothing here needs the network
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-from benchmarks import scoring, startup, table, training
+from benchmarks import generate, scoring, startup, table, training
 from benchmarks.timing import Row
 from benchmarks.workload import FULL, QUICK, Workload
 
@@ -26,10 +26,17 @@ def main() -> None:
     )
     quick = parser.parse_args().quick
     started = time.monotonic()
-    work = Workload.load(QUICK if quick else FULL)
+    sizes = QUICK if quick else FULL
+    works = {scale: Workload.load(size, scale) for scale, size in sizes.items()}
+    work = works["S"]
     rows: list[Row] = []
-    for measure in (training.measure, scoring.measure, startup.measure):
-        rows += measure(work)
+    for scale in works:
+        rows += training.measure(works[scale])
+    rows += training.measure(work, dropout=0.05)
+    for scale in ("S", "M"):
+        rows += scoring.measure(works[scale])
+    rows += generate.measure(work)
+    rows += startup.measure(work)
     text = table.markdown(rows, work, time.monotonic() - started)
     print(text)
     if not quick:

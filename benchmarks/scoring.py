@@ -45,7 +45,7 @@ def measure(work: Workload) -> list[Row]:
     seconds = take_turns({"galvan": galvan, "lm-eval HFLM, batch 1": lm_eval}, work.size.rounds)
     if abs(total_nats["galvan"] / total_nats["lm-eval"] - 1) > AGREEMENT:
         raise SystemExit(f"The scorers did not do the same work: the sums are {total_nats}.")
-    return throughput("Scoring", sum(scored), seconds)
+    return throughput(f"Scoring, {work.scale}", sum(scored), seconds)
 
 
 def _lm_eval(work: Workload) -> Any:

@@ -33,7 +33,7 @@ def markdown(rows: Sequence[Row], work: Workload, seconds: float) -> str:
 
 
 def _line(row: Row) -> str:
-    form = "{:,.0f}" if row.unit == "tokens/s" else "{:.2f}"
+    form = "{:.2f}" if row.unit == "s" else "{:,.0f}"
     median, low, high = (form.format(x) for x in (row.median, min(row.figures), max(row.figures)))
     ratio = "" if row.ratio is None else f"{row.ratio:.2f}x"
     return f"| {row.what} | {row.who} | {median} {row.unit} | {low} to {high} | {ratio} |"

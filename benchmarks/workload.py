@@ -1,4 +1,7 @@
-"""What every contestant works on: galvan/spark, the texts of galvan/letters, and the same ids for all."""
+"""What every contestant works on: the texts of galvan/letters, the same ids for all, and a model of one of three sizes.
+
+S is galvan/spark itself; M and L are Llama-shaped with random weights: speed does not depend on what the weights say.
+"""
 
 from __future__ import annotations
 
@@ -28,37 +31,73 @@ class Size:
     trained: int
     scored: int
     rounds: int
-    starts: int
+    starts: int = 0
 
 
-FULL = Size(trained=80, scored=200, rounds=5, starts=7)
-QUICK = Size(trained=32, scored=10, rounds=1, starts=1)
+SHAPES = {
+    "M": {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8, "num_attention_heads": 8, "num_key_value_heads": 4,
+          "vocab_size": 8192},
+    "L": {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 12, "num_key_value_heads": 12,
+          "vocab_size": 32000},
+}  # fmt: skip
+FULL = {"S": Size(80, 200, 5, 7), "M": Size(16, 30, 3), "L": Size(16, 0, 1)}
+QUICK = {"S": Size(16, 10, 1, 1), "M": Size(16, 4, 1), "L": Size(16, 0, 1)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
     """The texts and ids of one run of the benchmarks."""
 
+    scale: str
     size: Size
     base: Located
     tokenizer: Any
     documents: list[Document]
 
     @classmethod
-    def load(cls, size: Size) -> Workload:
+    def load(cls, size: Size, scale: str = "S") -> Workload:
         base = models.locate("galvan/spark")
         documents = [Document(str(i), row.text, "letters", i) for i, row in enumerate(read("galvan/letters", "text"))]
         assert len(documents) >= max(size.trained, size.scored)
-        return cls(size, base, models.load_tokenizer(base), documents)
+        return cls(scale, size, base, models.load_tokenizer(base), documents)
 
     def rows(self) -> list[TokenRow]:
         """Training rows: BOS, text, EOS."""
         return training_rows(self.tokenizer, self.documents[: self.size.trained], MAX_TOKENS, True)
 
     def model(self) -> Any:
-        """A fresh base in float32."""
-        return models.load_base(self.base, Model(dtype="float32", device="cpu"))
+        """A fresh base in float32, in evaluation mode."""
+        if self.scale == "S":
+            return models.load_base(self.base, Model(dtype="float32", device="cpu"))
+        import torch
+        from transformers import LlamaConfig, LlamaForCausalLM
 
-    def lora_model(self) -> Any:
+        torch.manual_seed(SEED)
+        return LlamaForCausalLM(LlamaConfig(**SHAPES[self.scale], max_position_embeddings=1024)).eval()
+
+    def lora_model(self, dropout: float = 0.0) -> Any:
         """A fresh base with a fresh LoRA around it."""
-        return models.add_lora(self.model(), LORA, self.base.name, None, SEED)
+        return models.add_lora(self.model(), LORA.model_copy(update={"dropout": dropout}), self.base.name, None, SEED)
+
+    def multiplications(self) -> int:
+        """N: the weights that every token is multiplied by, the head's too; training an adapter takes 4 N floating-point operations a token
+        (forward, and backward to the inputs alone), scoring 2 N."""
+        model = self.model()
+        return sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name) + (
+            model.get_input_embeddings().weight.numel() if model.config.tie_word_embeddings else 0
+        )
+
+    def matmul_rate(self) -> float:
+        """Floating-point operations a second of this machine's own matrix product at this model's shape: the ceiling."""
+        import time
+
+        import torch
+
+        config = self.model().config
+        x, w = torch.randn(2048, config.hidden_size), torch.randn(config.intermediate_size, config.hidden_size)
+        best, until = float("inf"), time.perf_counter() + 1.0
+        while time.perf_counter() < until:
+            started = time.perf_counter()
+            torch.nn.functional.linear(x, w)
+            best = min(best, time.perf_counter() - started)
+        return 2 * x.numel() * config.intermediate_size / best
