@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint bench docs clean help
+.PHONY: demo test test-all lint bench bench-faults docs clean help
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -34,6 +34,9 @@ lint: $(VENV)/dev ## Check style and types.
 
 bench: $(VENV)/dev ## Measure speed beside TRL and lm-eval, in one run.
 	$(BIN)/python -m benchmarks
+
+bench-faults: $(VENV)/dev ## Put faults into small runs and count what is named: an hour or two, goes on where it stopped.
+	$(BIN)/python -m benchmarks.faults --full
 
 docs: $(VENV)/core ## Write the generated pages under docs/ again.
 	$(BIN)/python scripts/make_docs.py

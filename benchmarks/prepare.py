@@ -1,10 +1,12 @@
 """How fast text is prepared, beside `datasets.load_dataset` and a map that does the same to each row; and near duplicates of many rows.
 
     python benchmarks/prepare.py [--megabytes 20] [--rows 100000] [--full]
+    python benchmarks/prepare.py --only-memory [--sizes 200 800]
 
 Speeds are megabytes of the text itself for each second of one core's time (process time: what other programs take does not count).
 "prepare" is the whole stage but for the model's tokenizer, in whose place one that counts characters is put: its speed is the
-tokenizer's own and is measured apart. `--full` searches 1,000,000 rows for near duplicates.
+tokenizer's own and is measured apart. `--full` searches 1,000,000 rows for near duplicates. `--only-memory` prepares jsonl files of those
+megabytes, each in a process of its own, and says what it took at most.
 """
 
 from __future__ import annotations
@@ -12,20 +14,26 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import random
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from galvan import recipe
-from galvan.data import clean
+from galvan.data import clean, cut
 from galvan.data.near import near_duplicates
 from galvan.data.prepare import prepare
 from galvan.data.read import read
 from galvan.text import tidy, words
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def texts(megabytes: float, seed: int = 0) -> list[str]:
@@ -66,12 +74,34 @@ def seconds(what: Callable[[], Any], times: int = 3) -> float:
 
 def read_and_clean(path: Path) -> int:
     how = recipe.Cleaning(near_duplicates=None)
-    return len(clean.compared(list(clean.clean(read(str(path)), clean.Log(), how)), how, clean.Log()))
+    return len(clean.compared(cut.in_order(clean.clean(read(str(path)), clean.Log(), how)), how, clean.Log()))
 
 
 def prepared(path: Path) -> int:
     data = recipe.Data.model_validate({"source": str(path), "document_tokens": 4096, "clean": {"near_duplicates": None}})
-    return len(prepare(data, 42, lambda text: range(len(text))).n_tokens)  # type: ignore[arg-type, return-value]
+    return len(prepare(data, 42, lambda text: range(len(text))).documents)  # type: ignore[arg-type, return-value]
+
+
+def peaks(sizes: list[float]) -> None:
+    """Peak memory of preparing files of these sizes, one process each, and what more rows cost."""
+    measured = []
+    for megabytes in sizes:
+        with tempfile.TemporaryDirectory() as name:
+            path, rows = Path(name) / "a.jsonl", 0
+            with path.open("w", encoding="utf-8") as stream:
+                for part in range(math.ceil(megabytes / 20)):
+                    for row in texts(min(20.0, megabytes - 20 * part), seed=part):
+                        stream.write(json.dumps({"text": row}, ensure_ascii=False) + "\n")
+                        rows += 1
+            code = "import resource, sys; from pathlib import Path; from benchmarks.prepare import prepared; prepared(Path(sys.argv[1]))\n"
+            code += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+            done = subprocess.run([sys.executable, "-c", code, str(path)], check=True, capture_output=True, text=True, cwd=ROOT)
+            measured.append((rows, float(done.stdout)))
+            print(f"{megabytes:g} MB of text, {rows:,} rows: {measured[-1][1]:,.0f} MiB at most", flush=True)
+    for (rows, peak), (more, higher) in pairwise(measured):
+        print(
+            f"{higher / peak:.2f} times the memory for {more / rows:.1f} times the rows: {(higher - peak) * 2**20 / (more - rows):.0f} bytes a row"
+        )
 
 
 def with_datasets(path: Path, folder: Path) -> int:
@@ -92,7 +122,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--full", action="store_true", help="1,000,000 rows")
     parser.add_argument("--only-near", action="store_true")
+    parser.add_argument("--only-memory", action="store_true")
+    parser.add_argument("--sizes", type=float, nargs="+", default=[200, 800], help="megabytes")
     asked = parser.parse_args()
+    if asked.only_memory:
+        peaks(asked.sizes)
+        return
     if not asked.only_near:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)

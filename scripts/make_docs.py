@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import typer
 
+import cause_tests
 from galvan import diagnosis, recipe
 from galvan.cli import app
 
@@ -53,13 +54,24 @@ def commands_page() -> str:
 
 def causes_page() -> str:
     """Every cause: what is seen, how it is proved, how it is mended, where it was seen."""
-    lines = [NOTE, "# Causes", "", "Each is one function; `galvan explain CODE` prints the same.", ""]
+    lines = [
+        NOTE, "# Causes", "", "Each is one function that answers present, absent or unknown; `galvan explain CODE` prints the same. *Injected* is how "
+        "the tests and the fault benchmark put it in to see it caught.", "",
+    ]  # fmt: skip
+    injected = cause_tests.faults()
     for cause in diagnosis.causes():
         lines += [
             f"## {cause.code} {cause.title}", "", f"*{cause.family}*", "", f"- **Seen as:** {cause.symptom}", f"- **Proof:** {cause.proof}",
-            f"- **Mend:** {cause.remedy}", f"- **Settle:** {cause.settle}", f"- **Sources:** {', '.join(cause.sources)}", "",
+            f"- **Mend:** {cause.remedy}", f"- **Settle:** {cause.settle}", f"- **Injected:** {_injected(injected.get(cause.code, []))}", f"- **Sources:** {', '.join(cause.sources)}", "",
         ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _injected(ways: list[str]) -> str:
+    """The first three ways in words."""
+    if not ways:
+        return "not here: it needs another program, and is answered unknown."
+    return "; ".join(way.strip().rstrip(".").replace("|", "/") for way in list(dict.fromkeys(ways))[:3]) + "."
 
 
 PAGES = {"recipe.md": recipe_page, "commands.md": commands_page, "causes.md": causes_page}

@@ -35,6 +35,7 @@ class Plan:
     documents: int = 48
     sources: int = 1
     train: int = 448
+    validation: int = 12
     gain_nats: float = 0.12
     probe_gain_nats: float = 0.15
     spread_nats: float = 0.05
@@ -86,7 +87,10 @@ def make(folder: Path, plan: Plan | str = "improved") -> Path:
     """Write the run that `plan` describes into `folder`."""
     plan = VARIANTS[plan] if isinstance(plan, str) else plan
     rng = np.random.default_rng(plan.seed)
-    parts = {name: documents(plan, name, n) for name, n in (("train", plan.train), ("validation", 12), ("test", plan.documents))}
+    parts = {
+        name: documents(plan, name, n)
+        for name, n in (("train", plan.train), ("validation", plan.validation), ("test", plan.documents))
+    }
     recipe = recipes.from_text("name: synthetic", "synthetic", [f"model.base={plan.base}", *plan.settings])
     write_text(folder / "recipe.yaml", recipes.resolved(recipe))
     for name, some in parts.items():
@@ -166,12 +170,12 @@ def write_scores(path: Path, rows: Iterator[dict[str, Any]] | Sequence[dict[str,
 
 
 def _training(folder: Path, plan: Plan, parts: dict[str, list[Document]], rng: np.random.Generator, recipe: recipes.Recipe) -> None:
-    steps, rate = plan.steps, recipe.training.learning_rate
+    steps, rate, flat = plan.steps, recipe.training.learning_rate, recipe.training.schedule == "constant"
     trace = [
         {
             "step": s,
             "tokens": 3700 * s,
-            "learning_rate": rate * 0.5 * (1 + math.cos(math.pi * (s - 1) / steps)),
+            "learning_rate": rate * (1 if flat else 0.5 * (1 + math.cos(math.pi * (s - 1) / steps))),
             "loss_nats": 3.6 - 0.15 * s / steps,
             "gradient_norm": 0.8,
             "seconds": s / 3,

@@ -67,19 +67,19 @@ def test_a_pair_loaded_twice_is_alive_and_nothing_is_accused() -> None:
         {"lora_dropout": 0.5},
         {"modules_to_save": ["lm_head"]},
     ):
-        base, tuned = tiny_llama(0), move(wrap(tiny_llama(0), adapter_name="voice", **config))
+        base, tuned = tiny_llama(0), move(wrap(tiny_llama(0), adapter_name="voice", **config)).eval()
         before = state(base, tuned)
         found = look(base, tuned)
         assert state(base, tuned) == before, config
         assert codes(found) == [] and found.alive is True and found.reason is None, config
 
 
-def test_training_mode_is_put_back_module_by_module() -> None:
+def test_training_mode_is_put_back_module_by_module_and_its_dropout_named() -> None:
     base, tuned = tiny_llama(0).train(), move(wrap(tiny_llama(0), lora_dropout=0.5)).train()
     tuned.get_base_model().model.layers[0].eval()
     before = state(base, tuned)
     found = look(base, tuned)
-    assert state(base, tuned) == before and found.alive is True
+    assert state(base, tuned) == before and codes(found) == ["C05"]
 
 
 def test_a_disabled_adapter_is_a06() -> None:

@@ -15,7 +15,7 @@ import pytest
 from models_for_tests import save_base, tiny_mistral
 from processes import Done, Running, galvan
 
-STAGES = ("prepare", "train", "check", "score")
+STAGES = ("prepare", "train", "check", "score", "generate")
 RECIPE = """
 name: small
 data: {source: letters.csv, document_tokens: 64, split: {by: random, validation: 0.1, test: 0.3}}
@@ -59,6 +59,8 @@ def result(place: Path) -> dict[str, bytes]:
         "verdict.json",
         "comparisons.json",
         "scores.parquet",
+        "samples.jsonl",
+        "generation.json",
         "analysis.md",
         "training.json",
         "curves.jsonl",
@@ -109,7 +111,8 @@ MOMENTS = {
     "saving the adapter": has("adapter"),
     "check": has("stages/train.json"),
     "score": has("stages/check.json"),
-    "judging": has("stages/score.json"),
+    "generating": has("stages/score.json"),
+    "judging": has("stages/generate.json"),
 }
 
 
@@ -166,8 +169,8 @@ def test_a_finished_run_is_reused_whole_and_says_so(place: Path, undisturbed: di
 def test_a_change_redoes_the_stages_that_depend_on_it_and_no_others(place: Path) -> None:
     again(place)
     assert reused(again(place, "--set", "evaluation.margin_nats=0.02")) == list(STAGES)
-    assert reused(again(place, "--set", "data.minimum_words=4")) == ["train", "check", "score"]  # the same documents come out of it
-    assert reused(again(place, "--set", "training.checkpoint_seconds=60")) == ["train", "check", "score"]
+    assert reused(again(place, "--set", "data.minimum_words=4")) == ["train", "check", "score", "generate"]  # the same documents come out of it
+    assert reused(again(place, "--set", "training.checkpoint_seconds=60")) == ["train", "check", "score", "generate"]
     assert reused(again(place, "--set", "evaluation.context_tokens=32")) == ["prepare", "train", "check"]
     assert reused(again(place, "--set", "training.learning_rate=2e-2")) == ["prepare"]
     letters = (place / "letters.csv").read_text().replace("Letter", "Note")
@@ -182,10 +185,10 @@ def test_a_file_that_was_changed_or_lost_is_made_again(place: Path, undisturbed:
     (run / "scores.parquet").unlink()
     assert reused(again(place)) == ["prepare", "train", "check"]
     (run / "adapter" / "adapter_model.safetensors").write_bytes(b"damaged")
-    assert reused(again(place)) == ["prepare", "check", "score"]
+    assert reused(again(place)) == ["prepare", "check", "score", "generate"]
     (run / "data" / "train.jsonl").write_bytes(b"")
     (run / "stages" / "check.json").write_bytes(b"{")
-    assert reused(again(place)) == ["train", "score"]
+    assert reused(again(place)) == ["train", "score", "generate"]
     assert result(place) == undisturbed
 
 

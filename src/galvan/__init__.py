@@ -5,7 +5,9 @@
     galvan.evaluate(base, adapter, "held-out.csv")  # everything after training, for an adapter made anywhere
     galvan.check(base, adapter)                     # is the adapter whole, in the model, and doing something?
     galvan.audit(base=model, tuned=model2, tokenizer=tokenizer, texts=[...])  # the same on live objects, in a notebook
+    galvan.originality(train, texts, human=held_out)                          # does generated text copy? no model
     galvan.paired_gain(base_nll, tuned_nll, n_tokens)                         # the statistics alone
+    galvan.judge_style(author, base_texts, tuned_texts, held_out)             # does it write like the author?
 
 Importing galvan imports neither torch nor transformers; each function brings what it needs.
 """
@@ -16,15 +18,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from galvan.copying.originality import originality
     from galvan.notebook import audit
     from galvan.pipeline import check, evaluate, run
     from galvan.statistics import paired_gain
+    from galvan.style import judge_style
 
 __version__ = "0.1.0"
-__all__ = ["audit", "check", "evaluate", "paired_gain", "run"]
+__all__ = ["audit", "check", "evaluate", "judge_style", "originality", "paired_gain", "run"]
 
 _WHERE = {
+    "originality": "galvan.copying.originality",
     "audit": "galvan.notebook", "check": "galvan.pipeline", "evaluate": "galvan.pipeline", "run": "galvan.pipeline", "paired_gain": "galvan.statistics",
+    "judge_style": "galvan.style",
 }  # fmt: skip
 
 

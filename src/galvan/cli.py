@@ -130,12 +130,13 @@ def check(
     base: Base,
     adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="A PEFT adapter, or a fully tuned model: a folder or a Hub id.")],
     json: Json = False, files_only: Annotated[bool, typer.Option("--files-only", help="Read the files and load no model.")] = False,
+    repair: Annotated[Path | None, typer.Option("--repair", metavar="OUT", help="Write a corrected copy to this new folder, where names or the scale are at fault, and check the copy.")] = None,
     offline: Offline = False,
 ) -> None:  # fmt: skip
     """Is the adapter whole, in the model, and doing something? No data needed. Example: galvan check galvan/spark runs/a/adapter"""
     from galvan import pipeline
 
-    result = pipeline.check(base, adapter, load=not files_only, offline=offline)
+    result = pipeline.check(base, adapter, load=not files_only, offline=offline, repair=repair)
     print(result.to_json() if json else result.to_text())
     raise typer.Exit(errors.EXIT_MODEL if result.alive is False else errors.EXIT_DONE)
 
@@ -197,6 +198,64 @@ def report(
     from galvan.rundir import open_run
 
     _finish(judge(open_run(folder)), json, quiet, fail_on)
+
+
+@app.command()
+def style(
+    author: Annotated[str, typer.Option("--author", metavar="FILE", help="The author's texts that the model was trained on.")],
+    base: Annotated[str, typer.Option("--base", metavar="FILE", help="What the base model wrote, one text a row.")],
+    tuned: Annotated[str, typer.Option("--tuned", metavar="FILE", help="What the tuned model wrote to the same prompts, in the same order.")],
+    held_out: Annotated[str | None, typer.Option("--held-out", metavar="FILE", help="Texts of the author that it was not trained on; without them some of --author are set aside.")] = None,
+    other: Annotated[list[str] | None, typer.Option("--other", metavar="FILE", help="Another author, to be told from this one; may be repeated.")] = None,
+    column: Column = "text", json: Json = False, offline: Offline = False,
+) -> None:  # fmt: skip
+    """Does it write like the author? Texts from anywhere, no model. Example: galvan style --author a.csv --base b.jsonl --tuned t.jsonl"""
+    from galvan.style import judge_style
+    from galvan.style.files import read_texts
+
+    def texts(source: str) -> Any:
+        return read_texts(source, column, offline)
+
+    others = {source: texts(source).texts for source in other or ()}
+    found = judge_style(texts(author), texts(base), texts(tuned), texts(held_out) if held_out else None, others=others)
+    if json:
+        print(found.to_json())
+    else:
+        from galvan.report.terminal import show_style
+
+        show_style(found)
+    unsure = found.closer in ("not shown", "not measurable") and not found.vetoes
+    raise typer.Exit(
+        errors.EXIT_DONE if found.closer == "yes" else errors.EXIT_INCONCLUSIVE if unsure else errors.EXIT_GATE_NOT_MET
+    )
+
+
+@app.command()
+def originality(
+    train: Annotated[str, typer.Option("--train", metavar="FILE", help="The texts that the model was trained on.")],
+    texts: Annotated[str, typer.Option("--texts", metavar="FILE", help="What the model wrote, without the prompts, one text a row.")],
+    human: Annotated[str | None, typer.Option("--human", metavar="FILE", help="Texts of the author that it was not trained on, which say how much sharing is usual.")] = None,
+    base: Annotated[str | None, typer.Option("--base", metavar="FILE", help="What the untuned model wrote to the same prompts.")] = None,
+    column: Column = "text", json: Json = False, offline: Offline = False,
+) -> None:  # fmt: skip
+    """Does it copy its training text? No model. Example: galvan originality --train train.csv --texts written.jsonl --human held-out.csv"""
+    from galvan.copying.originality import BASE, HUMAN, TUNED, Text, judge_texts
+    from galvan.data.read import read
+
+    def read_texts(source: str) -> list[Text]:
+        return [Text(row.where, row.text) for row in read(source, column, offline=offline)]
+
+    sources = {TUNED: texts, BASE: base, HUMAN: human}
+    found = judge_texts(read_texts(train), {name: read_texts(source) for name, source in sources.items() if source is not None})
+    print(found.to_json() if json else found.to_text())
+    unsure = found.excess.answer == "not measurable"
+    raise typer.Exit(
+        errors.EXIT_INCONCLUSIVE
+        if unsure
+        else errors.EXIT_GATE_NOT_MET
+        if found.excess.answer == "excess copying"
+        else errors.EXIT_DONE
+    )
 
 
 @app.command()

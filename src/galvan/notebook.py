@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from galvan.diagnosis.catalogue import Facts, Finding, diagnose, liveness
+import numpy as np
+
+from galvan.diagnosis.catalogue import Facts, Finding, diagnose, liveness, not_excluded, phrase, spans
+from galvan.diagnosis.outcome import Outcome
+from galvan.diagnosis.reported import Reported, Sums, read, reported_from_json
+from galvan.diagnosis.run_facts import Repeats, RunFacts, Scored
 from galvan.errors import DataError
 from galvan.measure.facts import Integrity
 from galvan.rundir import to_json
 from galvan.text import shown
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+
+    from galvan.statistics.paired import Gain
+
+_PROMPT_WORDS = 8
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
@@ -43,13 +52,11 @@ class Audit:
         """What `galvan check` prints: the answer, then each cause that was found, with evidence for and against."""
         lines = [self._headline().replace("..", ".")]
         for finding in self.present:
-            lines += ["", f"{finding.code} ({finding.certainty}) {finding.title}"]
-            lines += [f"  because  {shown(sentence)}" for sentence in finding.because]
-            lines += [f"  against  {shown(sentence)}" for sentence in finding.against]
-            lines.append(f"  remedy   {finding.remedy}")
-        unknown = [finding.code for finding in self.findings if finding.status == "unknown"]
-        if unknown:
-            lines += ["", f"Unknown: {', '.join(unknown)}."]
+            said = [*phrase(finding, self.findings), ("Remedy", finding.remedy)]
+            lines += ["", *(f"{label + ':':<13} {shown(text, 2000)}" for label, text in said)]
+        unknown = not_excluded(self.findings)
+        if unknown and not self.present:
+            lines += ["", f"Not excluded: {spans(unknown)}."]
         return "\n".join(lines)
 
     def __repr__(self) -> str:
@@ -59,16 +66,33 @@ class Audit:
         return f"<pre>{html.escape(self.to_text())}</pre>"
 
 
-def audit(*, base: nn.Module, tuned: nn.Module, tokenizer: Any, texts: Sequence[str] = ()) -> Audit:
+def audit(
+    *,
+    base: nn.Module,
+    tuned: nn.Module,
+    tokenizer: Any,
+    texts: Sequence[str] = (),
+    reported: Mapping[str, float] | None = None,
+    generate: Callable[[Any, str], object] | None = None,
+    prompt: str | None = None,
+    max_tokens: int | None = None,
+) -> Audit:
     """Examine the two objects that are about to be compared, as they are; `texts` default to three bundled sentences.
 
-    Mode, active adapter, switches, requires_grad and random states are left as they were, and so is every weight. Raises
-    DataError if no text has a token that could be scored.
+    `reported` are the perplexities that the notebook found on `texts`, {"base": 7.95, "tuned": 7.95}, best with all their digits: which
+    way of computing gives them is looked for. `max_tokens` is what the notebook cut texts to. `generate(model, prompt)` returns a text; it
+    is called four times with one `prompt` (default: how the first text begins), to see whether chance makes its words.
+
+    Mode, active adapter, switches, requires_grad and random states are left as they were, and so is every weight. Raises DataError if no
+    text has a token that could be scored, or `reported` names no arm.
     """
+    from galvan.measure import by_hand
     from galvan.measure import live as living
     from galvan.measure.integrity import LEARNED_PROMPT
 
-    rows = living.encode(tokenizer, texts or living.CHECK_TEXTS)
+    told = None if reported is None else _reported(reported)
+    chosen = texts or living.CHECK_TEXTS
+    rows = living.encode(tokenizer, chosen)
     if not rows:
         raise DataError("data/too-short", "None of the texts has a token that could be scored; give longer ones.")
     live = living.live_facts(base, tuned)
@@ -77,12 +101,59 @@ def audit(*, base: nn.Module, tuned: nn.Module, tokenizer: Any, texts: Sequence[
         reason = LEARNED_PROMPT
     elif any(state.merged and state.enabled is not True for state in (live.base, live.tuned)):
         reason = "an adapter is merged and switched off, and a forward pass would unmerge it, not to the same bits"
-    function = None
+    function, run, gain = None, RunFacts(), None
     if reason is None:
-        with living.keep_random_state(), living.evaluation_mode(base, tuned):
-            function = living.function_facts(tuned, living.alone_nll(base, rows), rows)
+        with living.keep_random_state(), by_hand.as_found(base, tuned):
+            with living.evaluation_mode(base, tuned):
+                function = living.function_facts(tuned, living.alone_nll(base, rows), rows)
+                if told is not None:
+                    run, gain = _figures(
+                        told, base, tuned, tokenizer, living.encode(tokenizer, chosen, max_tokens or _positions(base))
+                    )
+            if generate is not None:
+                calls = by_hand.repeats(generate, base, tuned, prompt or " ".join(chosen[0].split()[:_PROMPT_WORDS]))
+                run = dataclasses.replace(run, repeats=Repeats(*calls))
     integrity = Integrity(live=live, function=function, reason=reason)
-    facts = Facts(integrity)
+    facts = Facts(integrity, run=run, outcome=Outcome(test=gain, one_tokenizer=True) if gain else None)
     findings = diagnose(facts)
     judged = liveness(facts, findings)
     return Audit(judged.alive, judged.reason, findings, integrity)
+
+
+def _reported(given: Mapping[str, float]) -> Reported:
+    told = reported_from_json(dict(given))
+    if told is None or not told.figures:
+        raise DataError(
+            "audit/reported", f'reported: {shown(str(dict(given)), 80)} has no perplexity; give {{"base": 7.95, "tuned": 7.95}}.'
+        )
+    return told
+
+
+def _figures(
+    told: Reported, base: nn.Module, tuned: nn.Module, tokenizer: Any, rows: Sequence[Tensor]
+) -> tuple[RunFacts, Gain | None]:
+    """The sums of both arms on the whole texts, beside which the reported figures are held, and the paired gain."""
+    from galvan.data.tokens import first_token_rule
+    from galvan.measure import by_hand
+    from galvan.statistics import paired_gain
+
+    names, n = [str(i) for i in range(len(rows))], np.array([row.shape[1] - 1 for row in rows])
+    arms = {
+        name: Sums(names, np.array(by_hand.sums(model, rows)), n) for name, model in (("base", base), ("tuned", tuned))
+    }  # fmt: skip
+    seen = read(told, arms)
+    if seen.right is False and not seen.codes:
+        padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
+        ways = {
+            name: by_hand.wrong_ways(model, rows, tokenizer.bos_token_id, int(padding), _positions(base))
+            for name, model in (("base", base), ("tuned", tuned))
+        }
+        told = dataclasses.replace(told, live=ways)
+    gain = paired_gain(arms["base"].nll_nats, arms["tuned"].nll_nats, n)
+    scored = Scored(arms, len(rows), {"base": [], "tuned": []}, [])
+    return RunFacts(scored=scored, reported=told, provenance={"first_token_rule": first_token_rule(tokenizer)}), gain
+
+
+def _positions(model: nn.Module) -> int:
+    most = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    return most if isinstance(most, int) and most > 1 else 1 << 20

@@ -39,9 +39,13 @@ def run(
     with story.alone():
         for line in story.prepare().to_text().split("\n"):
             story.progress.say(shown(line))
+        story.augment()
         story.train()
         story.check()
         story.score()
+        story.generate()
+        story.retain()
+        story.retain()
         if seeds > 1:
             ask(story.folder, training_seeds(asked, seeds))
         judged = judge(story.folder)
@@ -78,6 +82,9 @@ def evaluate(
         story.take_documents(None if train_data is None else str(train_data))
         story.check()
         story.score()
+        story.generate()
+        story.retain()
+        story.retain()
         return judge(story.folder)
 
 
@@ -88,19 +95,21 @@ def _foreign(name: str, base: str, data: str, column: str, settings: Sequence[st
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Checked:
-    """What `check` found. `alive` is True, False, or None where it was not shown; then `reason` says why."""
+    """What `check` found. `alive` is True, False, or None where it was not shown; then `reason` says why. `repaired` are the changes in the
+    copy that was checked, None where none was asked for."""
 
     alive: bool | None
     reason: str | None
     findings: list[Finding]
     integrity: Integrity
+    repaired: list[str] | None = None
 
     def to_json(self) -> str:
         return to_json({"schema_version": SCHEMA_VERSION, **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}})
 
     def to_text(self) -> str:
         """The findings that are present, then the answer."""
-        lines = []
+        lines = [] if self.repaired is None else [*(f"Repaired in a copy: {change}" for change in self.repaired), ""]
         for finding in self.findings:
             if finding.status == "present":
                 lines += [f"{finding.code} {finding.title} ({finding.certainty})", *(f"  because: {b}" for b in finding.because)]
@@ -116,23 +125,28 @@ class Checked:
 
 
 def check(
-    base: str | Path, adapter: str | Path, *, load: bool = True, offline: bool = False, model: Model | None = None
-) -> Checked:
+    base: str | Path, adapter: str | Path, *, load: bool = True, offline: bool = False, model: Model | None = None,
+    repair: Path | None = None,
+) -> Checked:  # fmt: skip
     """Is the adapter whole, in the model, and doing something? Files first; then, if `load`, the object graph, values and function.
 
-    Raises ModelError where something is missing or damaged so that nothing can be said.
+    With `repair` a corrected copy is written to that new folder, and it is the copy that is checked. Raises ModelError where something is
+    missing or damaged so that nothing can be said, or where no copy can mend it.
     """
     from galvan import models
     from galvan.diagnosis import Facts, diagnose, liveness
     from galvan.measure.integrity import check as gather
+    from galvan.measure.repair import repair as write_copy
 
-    integrity = gather(
-        models.locate(str(base), offline=offline), models.locate(str(adapter), "adapter", offline), model or Model(), load=load
-    )
+    found_base, found = models.locate(str(base), offline=offline), models.locate(str(adapter), "adapter", offline)
+    changes: list[str] = []
+    if repair is not None:
+        changes, found = write_copy(found_base, found, repair), models.Located(str(repair), repair)
+    integrity = gather(found_base, found, model or Model(), load=load)
     facts = Facts(integrity)
     findings = diagnose(facts)
     answer = liveness(facts, findings)
-    return Checked(answer.alive, answer.reason, findings, integrity)
+    return Checked(answer.alive, answer.reason, findings, integrity, None if repair is None else changes)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

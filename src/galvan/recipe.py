@@ -133,6 +133,14 @@ class Data(Section):
         False,
         description="Cut long texts at new places in each epoch, within the training part, so that the model sees other beginnings.",
     )
+    augment: Literal["none", "back_translation"] = Field(
+        "none",
+        description="back_translation: the base, an instruct model, writes for each training text what it could be the answer to, and "
+        "conversations of that and the author's own text are trained beside the texts.",
+    )
+    augment_as: Literal["instruction", "paraphrase"] = Field(
+        "instruction", description="What the base writes for that: an instruction, or the text again in plain words."
+    )
     strip_gutenberg: bool = Field(True, description="Remove Project Gutenberg's header and footer where its markers are found.")
     clean: Cleaning = Field(default_factory=Cleaning, description="What is mended and what is left out.")
     split: Split = Field(default_factory=Split, description="How documents are divided.")

@@ -37,7 +37,7 @@ class Document:
 
     `source` is the book, letter or file that it comes from and `position` its place in there, so that neighbours are known;
     `group` is the value of the recipe's group column, where that is another than the source. `payload` is what the model sees where
-    that is more than the text; it is not written where there is none.
+    that is more than the text; `parent` is the id of the document that an augmented one was made from. Neither is written where there is none.
     """
 
     id: str
@@ -46,6 +46,7 @@ class Document:
     position: int
     group: str | None = None
     payload: Payload | None = dataclasses.field(default=None, metadata=_LEFT_OUT)
+    parent: str | None = dataclasses.field(default=None, metadata=_LEFT_OUT)
 
     @property
     def n_bytes(self) -> int:
@@ -181,17 +182,22 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 def read_documents(path: Path) -> list[Document]:
     """The documents of one split."""
-    rows = []
+    return list(each_document(path))
+
+
+def each_document(path: Path) -> Iterator[Document]:
+    """The documents of one split, one at a time."""
     for number, row in enumerate(read_rows(path), 1):
         try:
-            group, payload = row.get("group"), row.get("payload")
+            group, payload, parent = row.get("group"), row.get("payload"), row.get("parent")
             place = (str(row["source"]), int(row["position"]), None if group is None else str(group))
-            rows.append(
-                Document(str(row["id"]), str(row["text"]), *place, None if payload is None else payloads.from_json(payload))
-            )
+            document = Document(
+                str(row["id"]), str(row["text"]), *place, None if payload is None else payloads.from_json(payload),
+                None if parent is None else str(parent),
+            )  # fmt: skip
         except (KeyError, TypeError, ValueError, AttributeError):
             raise DataError("run/damaged", f"{shown(str(path))} line {number}: not a document of ours; run again.") from None
-    return rows
+        yield document
 
 
 def sha256_file(path: Path) -> str:

@@ -7,10 +7,11 @@ import fcntl
 import glob
 import platform
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.resources import as_file, files
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from galvan.rundir import (
     Document,
     Stage,
     cannot_write,
+    each_document,
     fingerprint,
     read_documents,
     read_json,
@@ -36,12 +38,14 @@ from galvan.text import shown
 if TYPE_CHECKING:
     from galvan.data.show import ShownRow
     from galvan.data.token_checks import TokenReport
+    from galvan.data.tokens import TokenRow
     from galvan.models import Choice, Fingerprints, Located
     from galvan.preflight import Preflight
 
 PROBE_DOCUMENTS = 100  # training documents scored for the train-probe gain (METHODS S1.9)
 CONTROL_DOCUMENTS = 8  # test documents on which the controls run
 NEUTRAL_TOKENS = 512  # of a neutral or held-out document, those on which whole distributions are compared
+ENCODED_TOGETHER = 1_000  # documents; no more are held as ids while a run is prepared
 CHECK_TEXTS = 3  # test documents on which base, disabled and enabled are compared (METHODS S8.2)
 
 
@@ -65,6 +69,7 @@ class Story:
     def begin(cls, recipe: Recipe, folder: Path, progress: Progress | None, offline: bool, tuned: str | None = None) -> Story:
         """Find the models, say what was chosen and why, and write the resolved recipe into the run."""
         from galvan import models
+        from galvan.measure.lm_eval_tasks import require_lm_eval
 
         progress = progress or Silent()
         require_lm_eval(recipe.evaluation.lm_eval_tasks)
@@ -107,6 +112,10 @@ class Story:
         from galvan.data import leak
         from galvan.data.prepare import prepare, write
 
+        if self.recipe.data.augment != "none":
+            from galvan.augment import require_template
+
+            require_template(self._tokenizer, self.base.name)
         neutral = self.recipe.evaluation.neutral
         stage = Stage(
             self.folder, "prepare",
@@ -118,9 +127,11 @@ class Story:
         )  # fmt: skip
         if not self._reuse(stage):
             stage.begin()
+            (self.folder / "data" / "augmented.jsonl").unlink(missing_ok=True)  # it belongs to the texts before
             prepared = prepare(
-                self.recipe.data, self.recipe.seed, self._offsets, offline=self.offline, decode=self._decode, neutral=neutral
-            )
+                self.recipe.data, self.recipe.seed, self._offsets, offline=self.offline, decode=self._decode, folder=self.folder,
+                neutral=neutral,
+            )  # fmt: skip
             written = write(prepared, self.folder)
             leak.refuse(prepared.audit)
             tokens = self._token_report(prepared.splits.train)
@@ -133,7 +144,7 @@ class Story:
     def _token_report(self, documents: Sequence[Document]) -> TokenReport:
         from galvan.data.token_checks import TokenFacts, report
 
-        return report(TokenFacts(self._tokenizer, documents, self._encode(documents), self.recipe.training.learn_eos))
+        return report(TokenFacts(self._tokenizer, documents, self._encoded(documents), self.recipe.training.learn_eos))
 
     def require_sound(self) -> None:
         """DataError or ResourceError with the first thing found by preparing that training cannot work with; no model is loaded for it."""
@@ -147,7 +158,7 @@ class Story:
         from galvan.data.show import shown_row
         from galvan.data.tokens import training_rows
 
-        documents = read_documents(self.folder / "data" / "train.jsonl")[:rows]
+        documents = list(islice(each_document(self.folder / "data" / "train.jsonl"), rows))
         whole = training_rows(self._tokenizer, documents, None, self.recipe.training.learn_eos)
         return [shown_row(self._tokenizer, row, self._training_tokens()) for row in whole]
 
@@ -161,18 +172,23 @@ class Story:
 
     def preflight(self) -> Preflight:
         """preflight.json: what training will see and cost."""
+        from galvan.data.store import Documents
         from galvan.preflight import preflight
 
-        splits = {name: read_documents(self.folder / "data" / f"{name}.jsonl") for name in ("train", "validation", "test")}
         settings = self.recipe.training
-        rows = self._encode(splits["train"])
-        scored = [
+        train, validation, test = (self.folder / "data" / f"{name}.jsonl" for name in ("train", "validation", "test"))
+        originals, augmented = self._encoded(each_document(train)), self._augmented()
+        rows = [*originals, *self._encode(augmented)] if augmented else originals
+        scored = sum(
             len(row.input_ids)
-            for part in (self._encode(splits["validation"]), _probe(rows, settings.probe_documents))
+            for part in (self._encoded(each_document(validation)), _probe(originals, settings.probe_documents))
             for row in part
-        ]
+        )
+        judging = Documents(self.folder)
+        for document in each_document(test):
+            judging.append(document, len(self._offsets(document.text)))
         found = preflight(
-            self.recipe, rows, splits["test"], [len(self._offsets(d.text)) for d in splits["test"]], sum(scored),
+            self.recipe, rows, judging, judging.n_tokens, scored,
             self._tokenizer.eos_token_id if settings.learn_eos else None, self.base, self.device, self.dtype,
         )  # fmt: skip
         write_json(self.folder / "preflight.json", found)
@@ -184,8 +200,53 @@ class Story:
 
         return training_rows(self._tokenizer, documents, self._training_tokens(), self.recipe.training.learn_eos)
 
-    def _rows_of_epoch(self, documents: Sequence[Document], rows: Sequence[Any]) -> Any:
+    def _encoded(self, documents: Iterable[Document]) -> Sequence[TokenRow]:
+        """The same rows on disk, so that preparing takes no more memory for more of them."""
+        from galvan.data import tokens
+        from galvan.data.store import spool_of
+
+        rest = iter(documents)
+        turns = iter(lambda: list(islice(rest, ENCODED_TOGETHER)), [])
+        return spool_of(tokens.TokenRow, chain.from_iterable(map(self._encode, turns)), self.folder)
+
+    def augment(self) -> None:
+        """data/augmented.jsonl and augment.json, where the recipe asks for them: rows whose prompts the base wrote, beside the originals."""
+        if self.recipe.data.augment == "none":
+            return
+        self.require_sound()
+        splits = {name: read_documents(self.folder / "data" / f"{name}.jsonl") for name in ("train", "validation", "test")}
+        kind = self.recipe.data.augment_as
+        stage = Stage(
+            self.folder, "augment",
+            {
+                "train": splits["train"], "kind": kind, "base": self.prints, "model": self.recipe.model, "device": self.device.value,
+                "dtype": self.dtype.value, "versions": _versions(),
+            },
+        )  # fmt: skip
+        if not self._reuse(stage):
+            stage.begin()
+            from galvan import models
+            from galvan.augment import back_translate, refuse_strays
+
+            model = models.load_base(self.base, self.recipe.model, self.device, self.dtype)
+            budget = self.recipe.generation.tokens_per_pass
+            rows, facts = back_translate(model, self._tokenizer, splits["train"], kind, self._positions(), budget, self.progress)
+            refuse_strays(rows, splits["train"], [*splits["validation"], *splits["test"]])
+            write_rows(self.folder / "data" / "augmented.jsonl", rows)
+            write_json(self.folder / "augment.json", facts)
+            stage.finish(["data/augmented.jsonl", "augment.json"])
+        made = read_json(self.folder / "augment.json")
+        self.progress.say(f"Back-translation: {kind}s for {made['rows']} of {made['texts']} training texts join them.")
+        self.preflight()
+
+    def _augmented(self) -> list[Document]:
+        """The rows that the base's words made of training texts; none where the recipe asks for none or they are not made yet."""
+        path = self.folder / "data" / "augmented.jsonl"
+        return read_documents(path) if self.recipe.data.augment != "none" and path.is_file() else []
+
+    def _rows_of_epoch(self, documents: Sequence[Document], rows: Sequence[Any], augmented: Sequence[Any]) -> Any:
         """The training rows, or where the recipe asks for re-cutting a function from the epoch to its rows."""
+        rows = [*rows, *augmented]
         if not self.recipe.data.recut:
             return rows
         from galvan.data.recut import documents_of_epoch, read_stretches
@@ -195,25 +256,23 @@ class Story:
         def rows_of(epoch: int) -> Sequence[Any]:
             if epoch == 0:
                 return rows
-            return self._encode(
-                documents_of_epoch(documents, whole, epoch, self.recipe.seed, self.recipe.data.document_tokens, self._offsets)
-            )
+            recut = documents_of_epoch(documents, whole, epoch, self.recipe.seed, self.recipe.data.document_tokens, self._offsets)
+            return [*self._encode(recut), *augmented]
 
         return rows_of
 
     def take_documents(self, train_data: str | None) -> None:
-        """For an adapter from elsewhere: every document of the data judges; nothing trains here."""
-        from galvan.data import clean, cut, shapes
+        """For an adapter from elsewhere: every document of the data, cleaned as the recipe says, judges; nothing trains here."""
+        from galvan.data import clean, cut
+        from galvan.data.prepare import cleaned, numbered
         from galvan.data.read import read
 
         def documents(source: str) -> list[Document]:
-            log = clean.Log()
-            found = read(source, self.recipe.data.column, offline=self.offline, mapping=self.recipe.data.mapping)
-            rows = cut.in_order(clean.clean(shapes.decoded(found, self._decode), log))
-            pieces = clean.long_enough(
-                cut.cut(rows, self.recipe.data.document_tokens, self._offsets), self.recipe.data.minimum_words, log
-            )
-            return [document for document, _ in cut.to_documents(clean.first(pieces, self.recipe.data.maximum_documents, log))]
+            data, log = self.recipe.data, clean.Log()
+            found = read(source, data.column, offline=self.offline, mapping=data.mapping)
+            rows = cut.in_order(cleaned(found, data, log, self._decode, self.folder), self.folder)
+            kept = clean.compared(rows, data.clean, log, self.folder)
+            return [document for _, (document, _) in numbered(kept, data, self._offsets, log)]
 
         test = documents(self.recipe.data.source)
         if not test:
@@ -235,6 +294,7 @@ class Story:
                 "data": [sha256_file(self.folder / "data" / f"{n}.jsonl") for n in ("train", "validation")],
                 "document_tokens": self._training_tokens(),
                 **({"recut": self.recipe.data.document_tokens} if self.recipe.data.recut else {}),
+                **({"augmented": self._augmented()} if self.recipe.data.augment != "none" else {}),
             },
         )  # fmt: skip
         if not self._reuse(stage):
@@ -249,11 +309,13 @@ class Story:
     def _train_now(self, target: str, identity: str) -> list[str]:
         from galvan import models
         from galvan.training.loop import train
+        from galvan.training.loss_checks import loss_checks
 
         settings, work = self.recipe.training, self.folder / "work"
         splits = {name: read_documents(self.folder / "data" / f"{name}.jsonl") for name in ("train", "validation")}
         encode = {name: self._encode(part) for name, part in splits.items()}
-        rows = encode["train"]
+        augmented = self._encode(self._augmented())
+        rows = [*encode["train"], *augmented]
         model = models.load_base(self.base, self.recipe.model, self.device, self.dtype)
         total = sum(p.numel() for p in model.parameters())
         targets: list[str] = []
@@ -267,9 +329,10 @@ class Story:
                 "recipe/value",
                 "training.method full cannot train a quantised base; set model.quantization to none or method to lora.",
             )
+        checks = loss_checks(model, rows, settings.packing)
         trained = train(
-            model, self._rows_of_epoch(splits["train"], rows), settings, self.recipe.training_seed, work, encode["validation"],
-            _probe(rows, settings.probe_documents), identity, self.progress,
+            model, self._rows_of_epoch(splits["train"], encode["train"], augmented), settings, self.recipe.training_seed, work, encode["validation"],
+            _probe(encode["train"], settings.probe_documents), identity, self.progress,
         )  # fmt: skip
         saved = work / target
         start = work / "start" if settings.method == "lora" and settings.lora.start != "default" else None
@@ -284,7 +347,7 @@ class Story:
                 "method": settings.method, "steps": trained.steps, "tokens": trained.tokens, "trainable_parameters": trained.trainable_parameters,
                 "optimizer_parameters": trained.optimizer_parameters, "base_sha256": self.prints.weights,
                 "total_parameters": total, "rows": len(rows), "truncated_rows": sum(row.cut_tokens > 0 for row in rows),
-                "truncated_tokens": sum(row.cut_tokens for row in rows), "targets": targets,
+                "truncated_tokens": sum(row.cut_tokens for row in rows), "targets": targets, "checks": checks,
                 **(settings.lora.as_saved() if settings.method == "lora" else {"alpha": None, "rank": None, "use_rslora": None}),
                 "adapter_sha256": sha256_file(self.folder / target / "adapter_model.safetensors") if settings.method == "lora" else None,
             },
@@ -356,9 +419,10 @@ class Story:
         found = prompts(splits, asked, self._tokenizer)
         most = asked.max_new_tokens or median_length(found, documents, self._tokenizer)
         other = self._other_tokenizer(self.tuned)
-        writer = engine(self.base, self._positions(), self.dtype.value) if asked.engine == "vllm" else None
+        context = min(self._positions(), self._positions(self.tuned))
+        writer = engine(self.base, context, self.dtype.value) if asked.engine == "vllm" else None
         samples, facts = generate(
-            self.base, {"tuned": self.tuned}, self.recipe, self._tokenizer, found, most, self._positions(), self.device, self.dtype, self.progress,
+            self.base, {"tuned": self.tuned}, self.recipe, self._tokenizer, found, most, context, self.device, self.dtype, self.progress,
             {} if other is None else {"tuned": other}, writer,
         )  # fmt: skip
         facts.prompt_ids = prompt_facts(found, documents, self._tokenizer)
@@ -373,7 +437,9 @@ class Story:
         assert self.tuned is not None
         asked = self.recipe.evaluation
         neutral = neutral_documents(asked.neutral, self._offsets, self.offline)
-        held_out, train = (_probe(read_documents(self.folder / "data" / f"{name}.jsonl"), PROBE_DOCUMENTS) for name in ("test", "train"))
+        held_out, train = (
+            _probe(read_documents(self.folder / "data" / f"{name}.jsonl"), PROBE_DOCUMENTS) for name in ("test", "train")
+        )
         stage = Stage(
             self.folder, "retain",
             {
@@ -390,7 +456,11 @@ class Story:
         from galvan.measure.retention import Retained, retention, write_retention
 
         if self._has_other_tokenizer(self.tuned):
-            write_retention(self.folder / "retention.parquet", [], "Base and tuned have different tokenizers: their distributions do not compare.")
+            write_retention(
+                self.folder / "retention.parquet",
+                [],
+                "Base and tuned have different tokenizers: their distributions do not compare.",
+            )
             stage.finish(["retention.parquet"])
             return
         base = models.load_base(self.base, self.recipe.model, self.device, self.dtype)
@@ -404,7 +474,12 @@ class Story:
             rows, reason = [], str(error)
         write_retention(self.folder / "retention.parquet", rows, reason)
         arms = (("base", base), ("tuned", tuned))
-        passages = [row for arm, model in arms for split, some in (("train", train), ("test", held_out)) for row in extract(model, self._tokenizer, some, arm, split)]
+        passages = [
+            row
+            for arm, model in arms
+            for split, some in (("train", train), ("test", held_out))
+            for row in extract(model, self._tokenizer, some, arm, split)
+        ]
         write_extraction(self.folder / "extraction.parquet", passages)
         names = ["retention.parquet", "extraction.parquet"]
         (self.folder / "lm_eval.jsonl").unlink(missing_ok=True)
@@ -464,7 +539,17 @@ class Story:
 
         if refusal(diagnose(Facts.from_json(read_json(self.folder / "integrity.json")))) is None:
             return False
-        for name in ("scores.parquet", "stages/score.json", "samples.jsonl", "generation.json", "stages/generate.json"):
+        for name in (
+            "scores.parquet",
+            "stages/score.json",
+            "samples.jsonl",
+            "generation.json",
+            "stages/generate.json",
+            "retention.parquet",
+            "extraction.parquet",
+            "lm_eval.jsonl",
+            "stages/retain.json",
+        ):
             (self.folder / name).unlink(missing_ok=True)
         return True
 
@@ -491,16 +576,23 @@ class Story:
 
     def _training_tokens(self) -> int:
         """Ids a training row may have: what the recipe says, and never more than the model has positions for."""
-        asked = self.recipe.training.document_tokens or self.recipe.data.document_tokens + 2
+        data = self.recipe.data
+        asked = self.recipe.training.document_tokens or data.document_tokens + 2
+        if self.recipe.training.document_tokens is None and data.augment != "none":
+            from galvan.augment import prompt_room
+
+            asked += prompt_room(data.augment_as)
         return min(asked, self._positions())
 
     def _context(self) -> int:
         return min(self.recipe.evaluation.context_tokens or self._training_tokens(), self._positions())
 
-    def _positions(self) -> int:
+    def _positions(self, of: Located | None = None) -> int:
+        """The most positions that the base (or another whole model) has; an adapter has its base's."""
         from galvan.models import read_config
 
-        config = read_config(self.base.path / "config.json")
+        path = (of or self.base).path
+        config = read_config((self.base.path if (path / "adapter_config.json").is_file() else path) / "config.json")
         limits = [config.get(k) for k in ("max_position_embeddings", "n_positions", "n_ctx") if isinstance(config.get(k), int)]
         return min([n for n in limits if n is not None and n > 0], default=1 << 30)
 

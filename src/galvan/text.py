@@ -84,6 +84,11 @@ def words(text: str) -> list[str]:
     return (_OUTER_APOSTROPHE.sub(" ", plain) if "'" in plain else plain).split()
 
 
+def word_places(text: str) -> list[tuple[int, int]]:
+    """Where each of `words(text)` stands in `text`: offsets of its begin and end."""
+    return [match.span() for match in _WORD.finditer(text)]
+
+
 def sentence_ends(text: str) -> Iterator[int]:
     """Offsets just behind each sentence and the white space that follows it; the last is `len(text)`.
 

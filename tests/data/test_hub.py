@@ -88,7 +88,7 @@ def server(tmp_path, monkeypatch):
 def test_a_split_is_read_from_its_files_alone_and_again_without_the_network(server, monkeypatch):
     assert [row.payload for row in read("hub:org/poems")] == [Pair("a ", "1"), Pair("b ", "2")]
     assert [row.payload for row in read(f"hub:org/poems@{COMMIT}:test")] == [Pair("c ", "3")]
-    assert not any("load.py" in path or "README" in path for path in Server.asked)
+    assert not any("load.py" in path for path in Server.asked)
     Server.asked.clear()
     assert [row.payload for row in read(f"hub:org/poems@{COMMIT}", offline=True)] == [Pair("a ", "1"), Pair("b ", "2")]
     assert Server.asked == []
@@ -136,3 +136,66 @@ def test_files_belong_to_the_split_that_their_path_names():
         choose(any_split, ["en/train.csv", "de/train.csv"])
     with pytest.raises(DataError, match="no data file of the split `train`; it has the splits test"):
         choose(any_split, ["test.csv"])
+
+
+CONFIGURED = """---
+license: mit
+configs:
+- config_name: poems
+  default: true
+  data_files:
+  - split: train
+    path: "a/**/part-?.jsonl"
+  - split: test
+    path: [b/*.jsonl, "c.jsonl"]
+- config_name: prose
+  data_dir: prose
+  data_files: "*.csv"
+---
+# Poems
+"""
+NAMES = [
+    "README.md",
+    "a/x/y/part-1.jsonl",
+    "a/part-2.jsonl",
+    "a/part-10.jsonl",
+    "b/q.jsonl",
+    "b/d/r.jsonl",
+    "c.jsonl",
+    "prose/one.csv",
+]
+
+
+def configured(tmp_path, text, source):
+    (tmp_path / "README.md").write_text(text, encoding="utf-8")
+    return choose(parse(source), NAMES, hub.configs(tmp_path / "README.md"))
+
+
+def test_the_readme_says_which_files_are_which_split(tmp_path):
+    assert configured(tmp_path, CONFIGURED, "hub:a/b") == ["a/part-2.jsonl", "a/x/y/part-1.jsonl"]
+    assert configured(tmp_path, CONFIGURED, "hub:a/b:test") == ["b/q.jsonl", "c.jsonl"]
+    assert configured(tmp_path, CONFIGURED, "hub:a/b/prose") == ["prose/one.csv"]
+    mapped = "---\nconfigs:\n- config_name: x\n  data_files:\n    train: c.jsonl\n    odd: b/q.jsonl\n---\n"
+    assert configured(tmp_path, mapped, "hub:a/b") == ["c.jsonl"] and configured(tmp_path, mapped, "hub:a/b:odd") == ["b/q.jsonl"]
+
+
+def test_a_split_or_a_choice_that_the_readme_leaves_open_is_refused_by_name(tmp_path):
+    with pytest.raises(DataError, match="no data file of the split `odd`; its README names files for train, test"):
+        configured(tmp_path, CONFIGURED, "hub:a/b:odd")
+    with pytest.raises(DataError, match=r"holds 2 data sets \(poems, prose\); name one: hub:a/b/NAME"):
+        configured(tmp_path, CONFIGURED.replace("  default: true\n", ""), "hub:a/b")
+
+
+@pytest.mark.parametrize(
+    "head", [": [", "- 1", "configs: 3", "configs: [{data_files: 4}]", "configs: [{config_name: prose, data_files: []}]"]
+)
+def test_a_readme_that_names_no_data_files_leaves_it_to_the_paths(tmp_path, head):
+    for text in ("", "# Poems", f"---\n{head}\n---\n"):
+        assert configured(tmp_path, text, "hub:a/b/prose") == ["prose/one.csv"]
+
+
+def test_the_readme_of_a_data_set_on_the_hub_is_followed(server, monkeypatch):
+    head = b"---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/test.jsonl\n---\n"
+    monkeypatch.setitem(FILES, "README.md", head)
+    assert [row.payload for row in read("hub:org/poems")] == [Pair("c ", "3")]
+    assert [row.payload for row in read(f"hub:org/poems@{COMMIT}", offline=True)] == [Pair("c ", "3")]

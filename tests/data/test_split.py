@@ -27,7 +27,7 @@ def test_one_source_gives_eight_runs_each_of_neighbours_spread_over_it() -> None
     for part, length in ((parts.test, 6), (parts.validation, 3)):
         assert [len(run) for run in runs(part)] == [length] * 8
         # one run in each eighth of the source
-        assert [(run[-1].position - 1) * 8 // 481 for run in runs(part)] == list(range(8))
+        assert [(part[run[-1]].position - 1) * 8 // 481 for run in runs(part)] == list(range(8))
 
 
 def test_no_run_touches_another_held_out_run_while_there_is_room() -> None:
@@ -40,7 +40,7 @@ def test_no_run_touches_another_held_out_run_while_there_is_room() -> None:
 def test_runs_never_straddle_a_source_and_take_short_sources_whole() -> None:
     parts = split(documents(*[3] * 40), recipe.Split(test=0.2, blocks=4), 1)
     assert len(parts.test) == 24
-    assert all(len({document.source for document in run}) == 1 for run in runs(parts.test))
+    assert all(len({parts.test[place].source for place in run}) == 1 for run in runs(parts.test))
 
 
 def test_a_source_of_one_document_each_is_split_too() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy import stats
 
 from galvan import errors
 from galvan.errors import DataError, RecipeError
@@ -235,9 +237,30 @@ def test_remedies_come_in_the_order_of_the_methods(tmp_path: Path) -> None:
 
 
 def test_a_curve_that_still_falls_asks_for_more_epochs_even_after_a_success(tmp_path: Path) -> None:
-    judged = judge(make(tmp_path, Plan(curve=(0.0, 0.02, 0.04, 0.06, 0.08, 0.10, 0.12))))
-    assert judged.evidence.curve is not None and judged.evidence.curve.kind == "under-trained"
-    assert "galvan run RECIPE --set training.epochs=6" in commands(tmp_path)
+    """A schedule that ended forbids to say by how much more steps would help; a curve that fell all the same asks for them."""
+    for schedule, kind in (("constant", "under-trained"), ("cosine", "not determined")):
+        plan = Plan(curve=(0.0, 0.02, 0.04, 0.06, 0.08, 0.10, 0.12), settings=(f"training.schedule={schedule}",))
+        judged = judge(make(tmp_path / schedule, plan))
+        assert judged.evidence.curve is not None and judged.evidence.curve.kind == kind
+        assert "galvan run RECIPE --set training.epochs=6" in commands(tmp_path / schedule)
+
+
+def test_the_analysis_says_what_twice_the_steps_would_give_or_why_it_does_not(tmp_path: Path) -> None:
+    def line(schedule: str, gains: tuple[float, ...]) -> str:
+        folder = tmp_path / f"{schedule}{len(list(tmp_path.iterdir()))}"
+        judge(make(folder, Plan(curve=gains, validation=40, settings=(f"training.schedule={schedule}",))))
+        return next(row for row in (folder / "analysis.md").read_text().splitlines() if "Training twice as long" in row)
+
+    falling = (0.0, *(0.25 - 0.25 * (step / 14) ** -0.5 + 0.05 for step in (14, 28, 42, 56, 70, 84)))
+    truth = 0.25 * (6**-0.5 - 12**-0.5)
+    found = re.search(
+        r"By step 168 .* by -([\d.]+) nats a token \(80 % interval -([\d.]+) to -([\d.]+)\)", line("constant", falling)
+    )
+    assert found is not None
+    gain, most, least = map(float, found.groups())
+    assert least < gain < most and gain == pytest.approx(truth, abs=0.01)
+    assert "The learning rate had decayed" in line("cosine", falling)
+    assert "has turned" in line("constant", (0.0, 0.05, 0.02, -0.03, -0.07, -0.09, -0.11))
 
 
 def test_a_training_loss_that_hardly_moved_asks_for_a_higher_learning_rate_even_after_a_success(tmp_path: Path) -> None:
@@ -269,7 +292,8 @@ def test_an_over_fitted_run_is_told_where_to_stop(tmp_path: Path) -> None:
     ],
 )
 def test_synthetic_curves_get_their_class(tmp_path: Path, curve: tuple[float, ...], kind: str) -> None:
-    found = judge(make(tmp_path, Plan(curve=curve))).evidence.curve
+    plan = Plan(curve=curve, validation=40, settings=("training.schedule=constant",))
+    found = judge(make(tmp_path, plan)).evidence.curve
     assert found is not None and found.kind == kind
 
 
@@ -365,6 +389,35 @@ def test_the_summary_fits_80_columns_ends_with_verdict_and_paths_and_needs_no_co
     verdict = next(i for i, line in enumerate(lines) if line.startswith("Verdict"))
     assert "INCONCLUSIVE" in lines[verdict] and verdict > max(i for i, line in enumerate(lines) if line.startswith("Causes"))
     assert all(len(line) <= 80 for line in lines if "galvan " not in line and str(tmp_path) not in line)
+
+
+@pytest.mark.parametrize("page", ["terminal", "analysis.md"])
+def test_the_origin_s_25_snippets_are_told_what_they_could_not_show_and_how_many_would_do(tmp_path: Path, page: str) -> None:
+    """Four other things to do come before it, and the sentence is there all the same."""
+    plan = dataclasses.replace(VARIANTS["origin"], gain_nats=0.004, probe_gain_nats=0.02)
+    judged = judge(make(tmp_path, plan))
+    assert judged.verdict["verdict"] == "inconclusive" and judged.verdict["fit"]["n_documents"] == 25
+    text = run(tmp_path, COLUMNS="80") if page == "terminal" else (tmp_path / page).read_text()
+    text = " ".join(text.split())
+    unseen = re.search(
+        r"With these 25 documents a change smaller than about ([\d.]+) % of perplexity would usually go unseen", text
+    )
+    enough = re.search(r"To see a change as large as the margin: ([\d,]+) documents for an 80 % chance, ([\d,]+) for 90 %", text)
+    assert unseen is not None and enough is not None
+
+    fit = judged.verdict["fit"]
+    df = 24 if fit["unit"] == "document" else fit["clusters"] - 1
+    se = (fit["gain"]["ci95"].high - fit["gain"]["ci95"].low) / 2 / stats.t.ppf(0.975, df)
+    assert float(unseen[1]) == pytest.approx(100 * (1 - math.exp(-se * (stats.t.ppf(0.975, df) + stats.t.ppf(0.8, df)))), rel=0.05)
+
+    def chance(n: int) -> float:
+        """Of a two-sided t-test at 5 %, by the noncentral t, at n documents in as many blocks as METHODS S1.3 gives them."""
+        units = {"document": n, "block": 6 if n < 50 else 8 if n < 100 else 10}[fit["unit"]]
+        return float(1 - stats.nct.cdf(stats.t.ppf(0.975, units - 1), units - 1, 0.01 / (se * math.sqrt(25 / n))))
+
+    for digits, wanted in ((enough[1], 0.8), (enough[2], 0.9)):
+        n = next(n for n in range(25, 10_000) if chance(n) >= wanted)
+        assert int(digits.replace(",", "")) == pytest.approx(n, rel=0.05)
 
 
 HOSTILE = "\x1b[31m<script>alert(1)</script>[x](http://evil.example)![i](//e)[red]`|\u202e*b*_c_ www.evil.example $a$ <!-- {{"

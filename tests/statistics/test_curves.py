@@ -11,6 +11,7 @@ from scipy.optimize import curve_fit
 from galvan.errors import DataError
 from galvan.statistics import classify_curves, extrapolate, fit_power_law
 from galvan.statistics.prechelt import generalization_loss, productivity_quotient, successive_rises, training_progress
+from galvan.statistics.ratio import ratio
 
 STEPS = np.array([0.0, 20, 40, 60, 80, 100, 120])
 T = STEPS / 120
@@ -68,14 +69,8 @@ def test_curves_of_25_documents_are_rarely_given_a_wrong_class():
     assert_right(confusion(25, 12, seed=1), 12, right=0.0, wrong=0.05)
 
 
-# Not reached yet, and not loosened: of 200 runs that learned nothing, 16 (8 %) get a class, where METHODS allows 5 %.
-NOISY_25 = pytest.param(
-    25, 0.03, 0.0, marks=pytest.mark.xfail(strict=True, reason="8 % of runs that learned nothing get a wrong class")
-)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(("n", "noise", "right"), [(100, 0.015, 0.90), (100, 0.03, 0.0), (25, 0.015, 0.0), NOISY_25])
+@pytest.mark.parametrize(("n", "noise", "right"), [(100, 0.015, 0.90), (100, 0.03, 0.0), (25, 0.015, 0.0), (25, 0.03, 0.0)])
 def test_the_confusion_matrix_holds_over_two_hundred_runs(n, noise, right):
     assert_right(confusion(n, 200, seed=n, noise=noise), 200, right=right, wrong=0.05)
 
@@ -87,9 +82,32 @@ def test_a_nan_or_a_gradient_spike_is_unstable():
     broken[3, 4] = np.nan
     found = classify_curves(STEPS, list(broken), tokens, list(held_out), tokens, rng)
     assert found.kind == "unstable" and found.reason == "The held-out loss is not a number at step 60." and found.best is None
+    norms = np.append(np.full(30, 0.8), np.nan)
+    found = classify_curves(STEPS, list(held_out), tokens, list(held_out), tokens, rng, gradient_norms=norms)
+    assert found.kind == "unstable" and found.reason == "The loss or its gradient is not a number at step 31."
     calm, spiky = np.full(50, 0.8), np.append(np.full(49, 0.8), 9.0)
     assert classify_curves(STEPS, list(held_out), tokens, list(held_out), tokens, rng, gradient_norms=spiky).kind == "unstable"
     assert classify_curves(STEPS, list(held_out), tokens, list(held_out), tokens, rng, gradient_norms=calm).kind == "under-trained"
+
+
+def test_a_rise_above_the_start_pays_for_every_checkpoint_looked_at():
+    """Nothing changes but noise, and the noisy start is in every contrast: single intervals call this unstable in more than 5 %."""
+    rng = np.random.default_rng(11)
+    steps = np.arange(25.0)
+    worlds = [sums_of(rng, np.zeros(25), 25, 0.03) for _ in range(300)]
+    naive = sum(sum(ratio(row - nll[0], tokens).interval().low > 0 for row in nll[1:]) >= 2 for nll, tokens in worlds)
+    called = [classify_curves(steps, list(nll), tokens, list(nll), tokens, rng).kind for nll, tokens in worlds[:40]]
+    assert naive > 0.05 * 300 and called.count("unstable") <= 0.05 * 40
+
+
+def test_what_may_have_learned_nothing_is_not_called_saturated():
+    """Eight training documents that vary much: a level held-out curve alone is no sign that anything was learned first."""
+    rng = np.random.default_rng(12)
+    for _ in range(10):
+        nll, tokens = sums_of(rng, FLAT, 100, 0.001)
+        probe, probe_tokens = sums_of(rng, FLAT, 8, 0.1)
+        found = classify_curves(STEPS, list(nll), tokens, list(probe), probe_tokens, rng)
+        assert found.kind in ("not determined", "not learning")
 
 
 def test_the_best_checkpoint_is_the_turn_and_its_lead_is_paid_for():
@@ -123,7 +141,8 @@ def test_four_documents_determine_nothing():
 def test_a_schedule_that_ended_forbids_extrapolation():
     rates = 1e-4 * np.cos(np.pi / 2 * T) ** 2
     found = classified(np.random.default_rng(7), "under-trained", 100, learning_rates=rates)
-    assert found.kind == "not determined" and "learning rate had decayed" in found.reason
+    assert found.kind == "not determined" and "how far it would go is not known" in found.reason
+    assert "learning rate had decayed" in found.extrapolation.reason and found.falling_by(0.01)
 
 
 def test_too_few_points_and_an_open_floor_are_refused():

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import cast
 
 import numpy as np
+from numpy.typing import NDArray
 
-from galvan.data import near, overlap, warn
+from galvan.data import shared, warn
 from galvan.data.clean import Log
 from galvan.data.facts import Audit, Lengths, Overlap, Part, Typography
+from galvan.data.overlap import Hashes, different
 from galvan.data.rows import one_line
-from galvan.data.split import Splits, runs
+from galvan.data.shared import COPY_WORDS
+from galvan.data.split import TRAIN, Splits, runs
+from galvan.data.store import sources, tokens_of
 from galvan.rundir import Document
-from galvan.text import shown, words
+from galvan.text import shown
 
-SPAN_WORDS = 20  # a run of so many words that train and test share is a leak
-NGRAM_WORDS = 13  # the usual unit of contamination reports
-COPY_WORDS = 8  # a run of so many words is a copy rather than a phrase (METHODS S5.6)
-FORMULA = 4  # a run that more documents have is a formula rather than a copy: a greeting, a refrain
-NEAR = 0.8  # Jaccard similarity of five-word runs from which two documents are the same text
+NEUTRAL = "neutral"
+Counts = tuple[int, int, int, int, int, int, int, int, int, int, int]
 _LISTED = 10
 
 
@@ -27,19 +32,25 @@ def audit(
     source: str,
     column: str,
     splits: Splits,
-    n_tokens: dict[str, int],
+    n_tokens: Mapping[str, int],
     cut: tuple[int, int],
     log: Log,
     neutral: Sequence[Document] = (),
     leaks: str = "refuse",
 ) -> Audit:
-    """The facts about `splits`. `n_tokens` is each document's length by id, `cut` the texts that were cut and their pieces.
+    """The facts about `splits`. `n_tokens` is each document's length by id where the documents do not know it, `cut` the texts that were cut and their pieces.
 
     `neutral` are the documents on which forgetting is measured, `leaks` what the recipe says about text that splits share.
     """
-    parts = [_Split(name, documents) for name, documents in splits.items()]
-    pairs = [(a, b) for number, a in enumerate(parts) for b in parts[number + 1 :] if a.documents and b.documents]
-    everything = [document for part in parts for document in part.documents]
+    parts = dict(splits.items())
+    names = [name for name, documents in parts.items() if documents]
+    pairs = list(combinations(names, 2))
+    summaries = {name: _Summary() for name in parts}
+    asked, of_all = dict(parts), pairs
+    if neutral and splits.train:
+        asked, of_all = {**parts, NEUTRAL: neutral}, [*pairs, (TRAIN, NEUTRAL)]
+    found = shared.found(asked, of_all, list(parts), lambda name, block: summaries[name].add(block) if name in summaries else None)
+    tokens = {name: tokens_of(documents, n_tokens) for name, documents in parts.items()}
     facts = Audit(
         source=one_line(source),
         column=column,
@@ -48,115 +59,136 @@ def audit(
         gutenberg_stripped=log.gutenberg_stripped,
         cut_texts=cut[0],
         cut_documents=cut[1],
-        documents=len(everything),
-        sources=len({document.source for document in everything}),
-        words=lengths([len(text) for part in parts for text in part.corpus.documents]),
-        tokens=lengths([n_tokens[document.id] for document in everything]),
+        documents=sum(map(len, parts.values())),
+        sources=len({source for documents in parts.values() for source in sources(documents)}),
+        words=lengths(np.concatenate([summary.words() for summary in summaries.values()])),
+        tokens=lengths(np.concatenate(list(tokens.values()))),
         removed=log.removed,
-        splits={part.name: _part(part, n_tokens) for part in parts},
-        overlaps=[_overlap(a, b, parts) for a, b in pairs],
-        typography=typography("\n\n".join(document.text for document in everything)),
+        splits={name: _part(documents, summaries[name], tokens[name]) for name, documents in parts.items()},
+        overlaps=[_overlap(a, b, parts[b], found[a, b]) for a, b in pairs],
+        typography=sum((summary.marks for summary in summaries.values()), Marks()).typography(),
         changed=log.changed,
         reported=log.reported,
         repeated=dict(sorted(log.repeated.items(), key=lambda pair: -pair[1].copies)[:_LISTED]),
-        neutral=_overlap(parts[0], _Split("neutral", list(neutral)), parts) if neutral and parts[0].documents else None,
+        neutral=_overlap(TRAIN, NEUTRAL, neutral, found[TRAIN, NEUTRAL]) if (TRAIN, NEUTRAL) in found else None,
         leaks=leaks,
     )
     facts.warnings.extend(warn.notices(facts))
     return facts
 
 
-def lengths(values: Sequence[int]) -> Lengths:
-    if not values:
+def lengths(values: Sequence[int] | NDArray[np.int64]) -> Lengths:
+    if not len(values):
         return Lengths(0, None, None, None, None, None)
     low, middle, high = (float(value) for value in np.quantile(values, [0.25, 0.5, 0.75]))
-    return Lengths(sum(values), min(values), low, middle, high, max(values))
+    return Lengths(int(np.sum(values)), int(np.min(values)), low, middle, high, int(np.max(values)))
 
 
-class _Split:
-    """One split with its words."""
+class _Summary:
+    """What is told of a part beside what it shares with others: 16 bytes for each document."""
 
-    def __init__(self, name: str, documents: list[Document]) -> None:
-        self.name, self.documents = name, documents
-        self.corpus = overlap.Corpus([words(document.text) for document in documents])
+    def __init__(self) -> None:
+        self.marks = Marks()
+        self._counts: list[NDArray[np.int64]] = [np.empty(0, dtype=np.int64)]
+        self._whole: list[Hashes] = [np.empty(0, dtype=np.uint64)]
+
+    def add(self, block: shared.Block) -> None:
+        self._counts.append(block.corpus.counts)
+        self._whole.append(block.corpus.whole())
+        self.marks += Marks.of("\n\n".join(block.texts))
+
+    def words(self) -> NDArray[np.int64]:
+        return np.concatenate(self._counts)
+
+    def duplicates(self) -> int:
+        hashes = np.concatenate(self._whole)
+        return len(hashes) - len(different(hashes))
 
 
-def _part(split: _Split, n_tokens: dict[str, int]) -> Part:
-    spoken = split.corpus.documents
+def _part(documents: Sequence[Document], summary: _Summary, tokens: NDArray[np.int64]) -> Part:
+    named = sources(documents)
     return Part(
-        documents=len(split.documents),
-        sources=len({document.source for document in split.documents}),
-        runs=len(runs(split.documents)),
-        words=lengths([len(text) for text in spoken]),
-        tokens=lengths([n_tokens[document.id] for document in split.documents]),
-        duplicates=len(spoken) - len({tuple(text) for text in spoken}),
+        documents=len(documents),
+        sources=len(set(named)),
+        runs=len(runs(documents)),
+        words=lengths(summary.words()),
+        tokens=lengths(tokens),
+        duplicates=summary.duplicates(),
     )
 
 
-def _overlap(a: _Split, b: _Split, parts: Sequence[_Split]) -> Overlap:
-    in_a, in_b = a.corpus, b.corpus
-    seeds = overlap.seeds(in_a, in_b)
-    span = overlap.longest(in_a, in_b, seeds)
-    leaking = overlap.documents_sharing(in_a, in_b, SPAN_WORDS, seeds)
-    whole = {tuple(text) for text in in_a.documents}
-    repeated = [tuple(text) in whole for text in in_b.documents]
+def _overlap(a: str, b: str, documents: Sequence[Document], found: shared.Found) -> Overlap:
+    length, span, span_in = found.span or (0, "", None)
     return Overlap(
-        a=a.name,
-        b=b.name,
-        longest_span_words=span.length if span else 0,
-        longest_span=shown(" ".join(in_b.words(span.b_start, span.length)), 300) if span else "",
-        longest_span_in=(a.documents[in_a.owner[span.a_start]].id, b.documents[in_b.owner[span.b_start]].id) if span else None,
-        leaking=len(leaking),
-        leaking_documents=[b.documents[index].id for index in leaking[:_LISTED]],
-        contained_13_grams=overlap.containment(in_a, in_b, NGRAM_WORDS, seeds),
-        duplicates=sum(repeated),
-        long_duplicates=sum(same and len(text) >= COPY_WORDS for same, text in zip(repeated, in_b.documents, strict=True)),
-        near_duplicates=len(_near(a, b, seeds)),
-        copied_words=overlap.copied_share(in_b, seeds[1], COPY_WORDS, [part.corpus for part in parts], FORMULA),
-        copied_runs=overlap.copied_share(
-            in_b, overlap.matches(in_a, in_b, NGRAM_WORDS, *seeds)[1], NGRAM_WORDS, [part.corpus for part in parts], FORMULA
-        ),
-        documents=len(b.documents),
+        a=a,
+        b=b,
+        longest_span_words=length,
+        longest_span=shown(span, 300),
+        longest_span_in=span_in,
+        leaking=len(found.leaking),
+        leaking_documents=[documents[index].id for index in found.leaking[:_LISTED]],
+        contained_13_grams=found.containment,
+        duplicates=len(found.whole),
+        long_duplicates=len(found.long_whole),
+        near_duplicates=len(found.near),
+        copied_words=found.copied_share(COPY_WORDS),
+        copied_runs=found.copied_share(shared.NGRAM_WORDS),
+        documents=len(documents),
     )
 
 
-def _near(a: _Split, b: _Split, seeds: tuple[overlap.Places, overlap.Places]) -> list[int]:
-    """Documents of `b` that `a` nearly has. Two texts so similar share a run of eight words, unless they are shorter than a copy."""
-    some, others = np.unique(a.corpus.owner[seeds[0]]).tolist(), np.unique(b.corpus.owner[seeds[1]]).tolist()
-    found = near.across([a.documents[index].text for index in some], [b.documents[index].text for index in others], NEAR)
-    return [others[index] for index in found]
+def overlap_of(a: str, in_a: Sequence[Document], b: str, in_b: Sequence[Document]) -> Overlap:
+    """What two collections that are no splits of one have in common."""
+    return _overlap(a, b, in_b, shared.found({a: in_a, b: in_b}, [(a, b)], [a, b])[a, b])
 
 
 def leaking_ids(splits: Splits) -> set[str]:
     """Ids of the held-out documents that training has in part or (of validation) that test has, by any of the measures that refuse."""
-    parts = [_Split(name, documents) for name, documents in splits.items() if documents]
-    found: set[str] = set()
-    for number, a in enumerate(parts):
-        for b in parts[number + 1 :]:
-            seeds = overlap.seeds(a.corpus, b.corpus)
-            whole = {tuple(text) for text in a.corpus.documents if len(text) >= COPY_WORDS}
-            members = {*overlap.documents_sharing(a.corpus, b.corpus, SPAN_WORDS, seeds), *_near(a, b, seeds)}
-            members |= {index for index, text in enumerate(b.corpus.documents) if tuple(text) in whole}
-            found |= {b.documents[index].id for index in members}
-    return found
+    parts = {name: documents for name, documents in splits.items() if documents}
+    return {
+        parts[b][index].id
+        for (_, b), pair in shared.found(parts, list(combinations(parts, 2)), list(parts)).items()
+        for index in {*pair.leaking, *pair.near, *pair.long_whole}
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """Counts from which habits of the type are told, in the order of `Typography`; those of several texts can be added."""
+
+    counts: Counts = (0,) * 11
+    lines: int = 0
+    wrapped: int = 0
+    characters: int = 0
+    ascii_characters: int = 0
+
+    @classmethod
+    def of(cls, text: str) -> Marks:
+        breaks = [len(line) for line in text.split("\n") if line and not line.isspace()]
+        return cls(
+            (
+                text.count('"'), text.count("“") + text.count("”"), text.count("'"), text.count("‘") + text.count("’"), text.count("—"),
+                len(re.findall(r"--(?!-)(?<!---)", text)) if "--" in text else 0, text.count("…"), text.count("...") + text.count(". . ."),
+                len(re.findall(r"_(?<![\w_]_)[^_\s][^_\n]{0,80}_(?![\w_])", text)) if "_" in text else 0,
+                len(re.findall(r"</?[a-zA-Z][^<>\n]{0,80}>", text)) if "<" in text else 0, text.count("\ufffd"),
+            ),
+            len(breaks), sum(55 <= length <= 80 for length in breaks), len(text),
+            len(text) if text.isascii() else len(text.encode("ascii", "ignore")),
+        )  # fmt: skip
+
+    def __add__(self, other: Marks) -> Marks:
+        """Those of both texts with a blank line between them."""
+        between = 2 if self.characters and other.characters else 0
+        return Marks(
+            cast(Counts, tuple(map(operator.add, self.counts, other.counts))), self.lines + other.lines,
+            self.wrapped + other.wrapped, self.characters + other.characters + between,
+            self.ascii_characters + other.ascii_characters + between,
+        )  # fmt: skip
+
+    def typography(self) -> Typography:
+        share = 1 - self.ascii_characters / self.characters if self.characters else None
+        return Typography(*self.counts, share, self.wrapped / self.lines if self.lines else None)
 
 
 def typography(text: str) -> Typography:
-    breaks = [line for line in text.split("\n") if line.strip()]
-    wrapped = sum(55 <= len(line) <= 80 for line in breaks)
-    ascii_only = text.isascii()
-    return Typography(
-        straight_quotes=text.count('"'),
-        curly_quotes=text.count("“") + text.count("”"),
-        straight_apostrophes=text.count("'"),
-        curly_apostrophes=text.count("‘") + text.count("’"),
-        em_dashes=text.count("—"),
-        double_hyphens=len(re.findall(r"--(?!-)(?<!---)", text)),
-        ellipsis_characters=text.count("…"),
-        three_dots=text.count("...") + text.count(". . ."),
-        underscored_words=len(re.findall(r"_(?<![\w_]_)[^_\s][^_\n]{0,80}_(?![\w_])", text)),
-        markup_tags=len(re.findall(r"</?[a-zA-Z][^<>\n]{0,80}>", text)),
-        replacement_characters=text.count("\ufffd"),
-        non_ascii_share=(0.0 if ascii_only else 1 - len(text.encode("ascii", "ignore")) / len(text)) if text else None,
-        wrapped_lines_share=wrapped / len(breaks) if breaks else None,
-    )
+    return Marks.of(text).typography()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
+from pathlib import Path
 
 from galvan import recipe
 from galvan.data import boilerplate, gutenberg, language, mend, near
 from galvan.data.cut import Piece
 from galvan.data.rows import Row
+from galvan.data.seen import Seen
+from galvan.data.store import Mapped, Spool, spool_of, take
 from galvan.text import shown, tidy, words
 
 _EXAMPLES = 5
@@ -81,14 +84,16 @@ def strip_gutenberg(rows: Iterable[Row], log: Log) -> Iterator[Row]:
         yield row.with_text(text) if found else row
 
 
-def clean(rows: Iterable[Row], log: Log, how: recipe.Cleaning | None = None) -> Iterator[Row]:
+def clean(rows: Iterable[Row], log: Log, how: recipe.Cleaning | None = None, folder: Path | None = None) -> Iterator[Row]:
     """Rows with mended and tidy text; empty ones and exact repetitions are left out.
 
-    Two texts are the same when they differ in white space only; the first is kept.
+    Two texts are the same when they differ in white space only; the first is kept. Of each only a hash stays in memory, and in `folder`
+    where it stood.
     """
     how = how or recipe.Cleaning()
     steps = mend.steps(how)
-    first_at: dict[bytes, str] = {}
+    seen = Seen()
+    first_at = Spool[str](str, str, folder)
     for row in rows:
         log.rows_read += 1
         text = row.text
@@ -104,47 +109,50 @@ def clean(rows: Iterable[Row], log: Log, how: recipe.Cleaning | None = None) -> 
             log.remove("empty", row.where, text)
             continue
         letters = (text if row.payload is None else repr(row.payload)).encode("utf-8", "backslashreplace").translate(None, b" \t\n")
-        key = hashlib.blake2b(letters, digest_size=16).digest()
-        first = first_at.setdefault(key, row.where)
-        if first is not row.where:
-            log.remove("duplicate", row.where, text, same_as=first)
+        number, is_new = seen.number(letters)
+        if not is_new:
+            log.remove("duplicate", row.where, text, same_as=first_at[number])
             continue
+        first_at.append(row.where)
         yield row.with_text(text)
 
 
-def compared(rows: Sequence[Row], how: recipe.Cleaning, log: Log) -> list[Row]:
+def compared(rows: Sequence[Row], how: recipe.Cleaning, log: Log, folder: Path | None = None) -> Sequence[Row]:
     """The rows after the steps that need to see them all: recurring lines, near duplicates, outliers."""
-    kept = list(rows)
+    kept = rows
     if how.boilerplate:
-        kept = _without_boilerplate(kept, how.invisible, log)
+        kept = spool_of(Row, _without_boilerplate(rows, how.invisible, log), folder)
     if how.near_duplicates is not None:
-        plain = [row for row in kept if row.payload is None]  # one short answer to many prompts is no copy
-        found = {id(plain[one.number]): one for one in near.near_duplicates([row.text for row in plain], how.near_duplicates)}
-        for one in found.values():
-            log.remove("near duplicate", plain[one.number].where, plain[one.number].text, same_as=plain[one.first].where)
-        kept = [row for row in kept if id(row) not in found]
+        plain = [number for number, row in enumerate(kept) if row.payload is None]  # one short answer to many prompts is no copy
+        texts = Mapped(attrgetter("text"), take(kept, plain))
+        copies = {plain[one.number]: plain[one.first] for one in near.near_duplicates(texts, how.near_duplicates)}
+        for number, first in copies.items():
+            log.remove("near duplicate", kept[number].where, kept[number].text, same_as=kept[first].where)
+        kept = _left(kept, copies)
     if how.outliers != "keep":
-        strange = dict(language.outliers(row.text for row in kept))
+        strange = dict(language.outliers(Mapped(attrgetter("text"), kept)))
         for number, reason in strange.items():
             (log.remove if how.outliers == "remove" else log.report)(reason, kept[number].where, kept[number].text)
         if how.outliers == "remove":
-            kept = [row for number, row in enumerate(kept) if number not in strange]
+            kept = _left(kept, strange)
     return kept
 
 
-def _without_boilerplate(rows: list[Row], invisible: bool, log: Log) -> list[Row]:
+def _left(rows: Sequence[Row], gone: Container[int]) -> Sequence[Row]:
+    return take(rows, (number for number in range(len(rows)) if number not in gone)) if gone else rows
+
+
+def _without_boilerplate(rows: Iterable[Row], invisible: bool, log: Log) -> Iterator[Row]:
     shapes = boilerplate.repeated(rows)
-    kept = []
     for row in rows:
         text, lines = boilerplate.without(row.text, shapes[row.source])
         for line in lines:
             _note(log.changed, "recurring lines removed", {"where": row.where, "before": _short(line), "after": ""})
         text = tidy(text, invisible) if lines else text
         if text:
-            kept.append(row.with_text(text) if lines else row)
+            yield row.with_text(text) if lines else row
         else:
             log.remove("nothing but recurring lines", row.where, row.text)
-    return kept
 
 
 def short_enough(rows: Iterable[Row], maximum_words: int | None, log: Log) -> Iterator[Row]:

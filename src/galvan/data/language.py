@@ -9,11 +9,18 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from sys import intern
 
+import numpy as np
+from numpy.typing import NDArray
+
+from galvan.data.spoken import spoken
 from galvan.text import without_marks, words
 
+_TOGETHER = 4096  # texts
 _LOOKED_AT = 400  # characters; more would change no vote and cost the time of reading all
 _FEWEST_WORDS, _FEWEST_LETTERS = 20, 20
 _LITTLE_WORDS = {
@@ -59,19 +66,69 @@ def _scripts(text: str) -> dict[str, int]:
     return found
 
 
-def outliers(texts: Iterable[str]) -> list[tuple[int, str]]:
-    """Index and reason of each text that is in another script or language than most of the collection."""
-    looks = [look(text) for text in texts]
-    scripts, votes = Counter[str](), Counter[str]()
-    for one in looks:
-        scripts.update(one.scripts)
-        votes.update(one.votes)
-    if not scripts:
+def outliers(texts: Sequence[str]) -> list[tuple[int, str]]:
+    """Index and reason of each text that is in another script or language than most of the collection.
+
+    All texts are looked at together first, which leaves a few numbers of each; only those that these do not clear are looked at alone.
+    """
+    looks = _Looks(texts)
+    if looks.script is None:
         return []
-    script = scripts.most_common(1)[0][0]
-    language = votes.most_common(1)[0][0] if votes else None
-    said = ((number, _stranger(one, script, language)) for number, one in enumerate(looks))
+    said = ((number, _stranger(look(texts[number]), looks.script, looks.language)) for number in looks.suspects())
     return [(number, reason) for number, reason in said if reason is not None]
+
+
+class _Looks:
+    """Of every text how many letters, letters of the commonest script, words and votes it has: 20 bytes."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        names = list(_WORDS)
+        votes, letters, n_words = (list[NDArray[np.int16]]() for _ in range(3))
+        other_scripts: list[tuple[int, str, int]] = []
+        beginnings = (text[:_LOOKED_AT] for text in texts)
+        begin = 0
+        while some := list(islice(beginnings, _TOGETHER)):
+            found = spoken(some)
+            owner = np.repeat(np.arange(len(some)), found.counts)
+            own = np.zeros((len(some), len(names) + 1), dtype=np.int16)
+            sizes = np.array([len(word) for word in found.vocabulary], dtype=np.int16)
+            own[:, -1] = np.bincount(owner, sizes[found.ids], len(some)) if len(owner) else 0
+            speaks = np.zeros((len(found.vocabulary), len(names)), dtype=np.bool_)
+            for word, number in ((word, number) for number, word in enumerate(found.vocabulary) if word in _LANGUAGES_OF):
+                speaks[number] = [name in _LANGUAGES_OF[word] for name in names]
+            for column in np.flatnonzero(speaks.any(axis=0)):
+                own[:, column] = np.bincount(owner[speaks[found.ids, column]], minlength=len(some))
+            for number, text in enumerate(some):
+                if not text.isascii() and not (plain := without_marks(text)).isascii():
+                    scripts = _scripts(plain)
+                    own[number, -1] = scripts.pop("LATIN", 0)
+                    other_scripts += [(begin + number, intern(name), count) for name, count in scripts.items()]
+            n_words.append(found.counts.astype(np.int16))
+            votes.append(own[:, :-1])
+            letters.append(own[:, -1])
+            begin += len(some)
+        self._votes = np.concatenate(votes) if votes else np.zeros((0, len(names)), np.int16)
+        self._latin, self._n_words = (np.concatenate(some) if some else np.zeros(0, np.int16) for some in (letters, n_words))
+        self._others = other_scripts
+        by_script = Counter({"LATIN": int(self._latin.sum(dtype=np.int64))})
+        for _, name, count in other_scripts:
+            by_script[name] += count
+        by_language = self._votes.sum(axis=0, dtype=np.int64)
+        self.script = by_script.most_common(1)[0][0] if by_script.total() else None
+        self._language = int(by_language.argmax()) if by_language.any() else None
+        self.language = None if self._language is None else names[self._language]
+
+    def suspects(self) -> list[int]:
+        """Texts of which `_stranger` may say something: its own conditions, all at once."""
+        letters, common = self._latin.astype(np.int64), np.where(self.script == "LATIN", self._latin, 0).astype(np.int64)
+        for number, name, count in self._others:
+            letters[number] += count
+            common[number] += count * (name == self.script)
+        strange = common < 0.5 * letters
+        if self._language is not None:
+            most, own = self._votes.max(axis=1, initial=0), self._votes[:, self._language]
+            strange |= (self._n_words >= _FEWEST_WORDS) & (most >= 2 * own + 3) & (most >= 0.15 * self._n_words)
+        return [int(number) for number in np.flatnonzero(strange)]
 
 
 def _stranger(one: Look, script: str, language: str | None) -> str | None:

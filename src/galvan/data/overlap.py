@@ -9,36 +9,45 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from galvan.data.spoken import Spoken, spoken_of_words
+
 Hashes = NDArray[np.uint64]
 Places = NDArray[np.int64]
+Owners = NDArray[np.int32]
+N = TypeVar("N", bound=np.generic)
 
 _BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2**64
 _INVERSE = pow(_BASE, -1, 2**64)
-_SEED_WORDS = 8
+SEED_WORDS = 8
 
 
 class Corpus:
     """Documents as one row of hashed words; windows never cross from one document into the next."""
 
-    def __init__(self, documents: Sequence[Sequence[str]]) -> None:
-        self.documents = documents
-        lengths = np.array([len(words) for words in documents], dtype=np.int64)
-        self.owner: Places = np.repeat(np.arange(len(documents)), lengths)
-        self.begin: Places = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
-        hashes = _hash_all(documents, int(self.begin[-1]))
-        self._powers = _powers(_BASE, len(hashes))
-        self._inverses = _powers(_INVERSE, len(hashes))
-        self._sums: Hashes = np.concatenate([np.zeros(1, dtype=np.uint64), np.cumsum(hashes * self._powers, dtype=np.uint64)])
+    def __init__(self, spoken: Spoken | Sequence[Sequence[str]]) -> None:
+        self._spoken = spoken if isinstance(spoken, Spoken) else spoken_of_words(spoken)
+        self.counts = self._spoken.counts
+        n = int(self.counts.sum())
+        self.owner: Owners = np.repeat(np.arange(len(self.counts), dtype=np.int32), self.counts)
+        self.begin: Places = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(self.counts)])
+        table = np.array([hash_word(word) for word in self._spoken.vocabulary], dtype=np.uint64)
+        self._powers, self._inverses = _powers(_BASE, n), _powers(_INVERSE, n)
+        self._sums: Hashes = np.zeros(n + 1, dtype=np.uint64)
+        if n:
+            np.cumsum(table[self._spoken.ids] * self._powers, out=self._sums[1:])
+        self._windows: dict[int, tuple[Places, Hashes]] = {}
 
     def places(self, length: int, among: Places | None = None) -> Places:
         """Where a window of `length` words begins that lies in one document."""
         n = len(self.owner)
-        starts = np.arange(max(0, n - length + 1)) if among is None else among[among + length <= n]
+        if among is None:
+            return np.flatnonzero(self.owner[: max(0, n - length + 1)] == self.owner[length - 1 :])
+        starts = among[among + length <= n]
         inside: Places = starts[self.owner[starts] == self.owner[starts + length - 1]]
         return inside
 
@@ -46,27 +55,26 @@ class Corpus:
         result: Hashes = (self._sums[starts + length] - self._sums[starts]) * self._inverses[starts]
         return result
 
+    def windows(self, length: int, among: Places | None = None) -> tuple[Places, Hashes]:
+        """Starts and hashes of the windows of `length` words; those of a whole corpus are kept, for they are asked for again."""
+        if among is not None:
+            starts = self.places(length, among)
+            return starts, self.hashes(starts, length)
+        if length not in self._windows:
+            starts, n = self.places(length), len(self.owner) - length + 1
+            every = (self._sums[length:] - self._sums[:-length]) * self._inverses[: max(0, n)]
+            self._windows[length] = starts, every[starts]
+        return self._windows[length]
+
+    def whole(self) -> Hashes:
+        """One hash for each document, of all its words and their number: the same for the same words."""
+        spans = self._sums[self.begin[1:]] - self._sums[self.begin[:-1]]
+        inverses = np.append(self._inverses, np.uint64(0))[self.begin[:-1]]
+        mixed: Hashes = (spans * inverses ^ self.counts.astype(np.uint64)) * np.uint64(_BASE)
+        return mixed ^ mixed >> np.uint64(32)
+
     def words(self, start: int, length: int) -> list[str]:
-        document = int(self.owner[start])
-        inside = start - int(self.begin[document])
-        return list(self.documents[document][inside : inside + length])
-
-
-class _Numbers(dict[str, int]):
-    """Numbers words as they are first seen."""
-
-    def __missing__(self, word: str) -> int:
-        self[word] = number = len(self)
-        return number
-
-
-def _hash_all(documents: Sequence[Sequence[str]], n_words: int) -> Hashes:
-    """The hash of every word in turn; each different word is hashed once."""
-    numbers = _Numbers()
-    places = np.fromiter(map(numbers.__getitem__, chain.from_iterable(documents)), dtype=np.int64, count=n_words)
-    table = np.array([hash_word(word) for word in numbers], dtype=np.uint64)
-    hashes: Hashes = table[places]
-    return hashes
+        return [self._spoken.vocabulary[number] for number in self._spoken.ids[start : start + length].tolist()]
 
 
 @lru_cache(maxsize=1_000_000)
@@ -79,10 +87,16 @@ def hash_word(word: str) -> int:
     return value ^ value >> 32
 
 
+_KNOWN_POWERS: dict[int, Hashes] = {}
+
+
 def _powers(base: int, n: int) -> Hashes:
-    steps = np.full(n, base, dtype=np.uint64)
-    steps[:1] = 1
-    return np.cumprod(steps, dtype=np.uint64)
+    """The first `n` powers of `base`; the longest row of them is kept, for every corpus needs it."""
+    if len(_KNOWN_POWERS.get(base, ())) < n:
+        steps = np.full(n, base, dtype=np.uint64)
+        steps[:1] = 1
+        _KNOWN_POWERS[base] = np.cumprod(steps, dtype=np.uint64)
+    return _KNOWN_POWERS.get(base, np.empty(0, dtype=np.uint64))[:n]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,30 +112,44 @@ def matches(
     a: Corpus, b: Corpus, length: int, a_among: Places | None = None, b_among: Places | None = None
 ) -> tuple[Places, Places]:
     """Starts in `a` and in `b` of the windows of `length` words that both have."""
-    a_starts, b_starts = a.places(length, a_among), b.places(length, b_among)
-    a_hashes, b_hashes = a.hashes(a_starts, length), b.hashes(b_starts, length)
+    (a_starts, a_hashes), (b_starts, b_hashes) = a.windows(length, a_among), b.windows(length, b_among)
     in_a = _found_in(a_hashes, b_hashes)
     return a_starts[in_a], b_starts[_found_in(b_hashes, a_hashes[in_a])]
 
 
-def _found_in(some: Hashes, known: Hashes) -> Places:
-    """Indices of those of `some` that are in `known`. A table of their top bits sorts out most before anything is compared."""
-    bits = min(26, max(8, len(known).bit_length() + 4))
-    table = np.zeros(1 << bits, dtype=np.bool_)
-    shift = np.uint64(64 - bits)
-    table[known >> shift] = True
-    maybe = np.flatnonzero(table[some >> shift])
-    if not len(maybe):
-        return maybe
-    ordered = np.sort(known)
-    nearest = ordered[np.minimum(np.searchsorted(ordered, some[maybe]), len(ordered) - 1)]
-    found: Places = maybe[nearest == some[maybe]]
+class Table:
+    """Sorted hashes that can be looked for quickly: a table of their top bits sorts out most before anything is compared."""
+
+    def __init__(self, ordered: Hashes) -> None:
+        bits = min(24, max(8, len(ordered).bit_length() + 3))
+        self._ordered, self._shift = ordered, np.uint64(64 - bits)
+        self._bits = np.zeros(1 << bits, dtype=np.bool_)
+        self._bits[ordered >> self._shift] = True
+
+    def found(self, some: Hashes) -> Places:
+        """Indices of those of `some` that are among them."""
+        maybe = np.flatnonzero(self._bits[some >> self._shift])
+        if not len(maybe):
+            return maybe
+        nearest = self._ordered[np.minimum(np.searchsorted(self._ordered, some[maybe]), len(self._ordered) - 1)]
+        found: Places = maybe[nearest == some[maybe]]
+        return found
+
+
+def different(values: NDArray[N]) -> NDArray[N]:
+    """The different `values`, sorted; for millions of hashes far faster than `numpy.unique`, which looks each up in a table."""
+    ordered = np.sort(values)
+    found: NDArray[N] = ordered[np.concatenate([np.ones(min(1, len(ordered)), dtype=np.bool_), ordered[1:] != ordered[:-1]])]
     return found
+
+
+def _found_in(some: Hashes, known: Hashes) -> Places:
+    return Table(np.sort(known)).found(some)
 
 
 def seeds(a: Corpus, b: Corpus) -> tuple[Places, Places]:
     """Starts in `a` and in `b` of shared windows of 8 words: every longer shared window begins at one of them."""
-    return matches(a, b, _SEED_WORDS)
+    return matches(a, b, SEED_WORDS)
 
 
 def longest(a: Corpus, b: Corpus, known_seeds: tuple[Places, Places] | None = None) -> Shared | None:
@@ -134,12 +162,12 @@ def longest(a: Corpus, b: Corpus, known_seeds: tuple[Places, Places] | None = No
     known = 0
     found: tuple[Places, Places] | None = None
     if len(begun[1]):
-        known, found, step = _SEED_WORDS, begun, _SEED_WORDS
+        known, found, step = SEED_WORDS, begun, SEED_WORDS
         while len((longer := matches(a, b, known + step, *found))[1]):
             known, found, step = known + step, longer, 2 * step
         ceiling = known + step
     else:
-        ceiling = _SEED_WORDS
+        ceiling = SEED_WORDS
     while ceiling - known > 1:
         middle = (known + ceiling) // 2
         tried = matches(a, b, middle, *(found or (None, None)))
@@ -165,36 +193,11 @@ def containment(a: Corpus, b: Corpus, length: int, among: tuple[Places, Places] 
 
 def documents_sharing(a: Corpus, b: Corpus, length: int, among: tuple[Places, Places] | None = None) -> list[int]:
     """The documents of `b` that share a run of at least `length` words with `a`; `among` as in `containment`."""
-    return [int(document) for document in np.unique(b.owner[matches(a, b, length, *(among or (None, None)))[1]])]
+    return [int(document) for document in different(b.owner[matches(a, b, length, *(among or (None, None)))[1]])]
 
 
-def holders(collection: Sequence[Corpus], hashes: Hashes, length: int) -> Places:
-    """In how many documents of the collection each of the sorted `hashes` of windows of `length` words stands."""
-    counts = np.zeros(len(hashes), dtype=np.int64)
-    for corpus in collection:
-        starts = corpus.places(length)
-        found = corpus.hashes(starts, length)
-        here = _found_in(found, hashes)
-        each = np.searchsorted(hashes, found[here]) * np.int64(len(corpus.documents) + 1) + corpus.owner[starts[here]]
-        counts += np.bincount(np.unique(each) // np.int64(len(corpus.documents) + 1), minlength=len(hashes))
-    return counts
-
-
-def copied_share(b: Corpus, starts: Places, length: int, collection: Sequence[Corpus], most_documents: int) -> float | None:
-    """Share of the words of `b` that lie in a shared window (of `length` words, beginning at one of `starts`); None if `b` has no word.
-
-    A window that stands in more than `most_documents` of the collection is a formula, a greeting or a refrain, and its words do not count.
-    """
-    if not len(b.owner):
-        return None
-    hashes = b.hashes(starts, length)
-    known, which = np.unique(hashes, return_inverse=True)
-    formula = holders(collection, known, length)[which] > most_documents
-    copied = _covered(b, starts[~formula], length) & ~_covered(b, starts[formula], length)
-    return float(np.count_nonzero(copied) / len(b.owner))
-
-
-def _covered(corpus: Corpus, starts: Places, length: int) -> NDArray[np.bool_]:
+def covered(corpus: Corpus, starts: Places, length: int) -> NDArray[np.bool_]:
+    """Which words lie in a window of `length` words that begins at one of `starts`."""
     edges = np.zeros(len(corpus.owner) + 1, dtype=np.int64)
     np.add.at(edges, starts, 1)
     np.add.at(edges, starts + length, -1)

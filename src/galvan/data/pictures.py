@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from galvan.data.facts import Audit
 from galvan.data.split import TEST, TRAIN, VALIDATION, Splits
-from galvan.rundir import Document
+from galvan.data.store import positions, sources, tokens_of
 from galvan.text import shown
 
 _WIDTH, _LEFT, _ROW = 640, 150, 22
@@ -20,9 +20,9 @@ _SHADES = {TRAIN: 0.15, VALIDATION: 0.45, TEST: 0.9}
 _MOST_SOURCES, _MOST_BARS = 30, 24
 
 
-def of_data(splits: Splits, n_tokens: dict[str, int], facts: Audit) -> dict[str, str]:
-    """Every picture of a prepared collection, by name."""
-    everything = [n_tokens[document.id] for _, part in splits.items() for document in part]
+def of_data(splits: Splits, n_tokens: Mapping[str, int], facts: Audit) -> dict[str, str]:
+    """Every picture of a prepared collection, by name; `n_tokens` by id where the documents do not know it themselves."""
+    everything = [n for _, part in splits.items() for n in tokens_of(part, n_tokens).tolist()]
     duplicates = [(entry.text, entry.copies + 1) for entry in facts.repeated.values()]
     return {"lengths": lengths(everything), "splits": split_map(splits), "duplicates": top_duplicates(duplicates)}
 
@@ -62,16 +62,16 @@ def lengths(values: Sequence[int], unit: str = "tokens") -> str:
 
 def split_map(splits: Splits) -> str:
     """Each source as a line from its first document to its last, shaded by what the documents do: train, validate or test."""
-    sources: dict[str, list[tuple[Document, str]]] = {}
+    members_of: dict[str, list[tuple[int, str]]] = {}
     for name, part in splits.items():
-        for document in part:
-            sources.setdefault(document.source, []).append((document, name))
-    largest = sorted(sources, key=lambda source: -len(sources[source]))[:_MOST_SOURCES]
+        for source, position in zip(sources(part), positions(part), strict=True):
+            members_of.setdefault(source, []).append((position, name))
+    largest = sorted(members_of, key=lambda source: -len(members_of[source]))[:_MOST_SOURCES]
     marks = []
     for number, source in enumerate(largest):
         y = 8 + number * _ROW
-        members = sorted(sources[source], key=lambda pair: pair[0].position)
-        last = members[-1][0].position
+        members = sorted(members_of[source], key=lambda pair: pair[0])
+        last = members[-1][0]
         step = (_WIDTH - _LEFT - 10) / max(1, last)
         marks.append(_text(_LEFT - 8, y + 12, shown(source.replace("\n", " "), 22), "end"))
         for name, begin, end in _stretches(members):
@@ -86,18 +86,18 @@ def split_map(splits: Splits) -> str:
             f'<rect x="{x}" y="{y + 4}" width="14" height="14" fill="currentColor" fill-opacity="{_SHADES[name]}" stroke="currentColor"/>'
         )
         marks.append(_text(x + 20, y + 16, f"{name} ({len(part):,})"))
-    more = f" The {len(largest)} longest of {len(sources):,} sources are shown." if len(sources) > len(largest) else ""
+    more = f" The {len(largest)} longest of {len(members_of):,} sources are shown." if len(members_of) > len(largest) else ""
     said = ", ".join(f"{len(part):,} documents {name}" for name, part in splits.items())
     return _figure("Which part of each source trains, validates and tests", f"{said}.{more}", marks, y + 26)
 
 
-def _stretches(members: Sequence[tuple[Document, str]]) -> list[tuple[str, int, int]]:
+def _stretches(members: Sequence[tuple[int, str]]) -> list[tuple[str, int, int]]:
     found: list[tuple[str, int, int]] = []
-    for document, name in members:
-        if found and found[-1][0] == name and found[-1][2] == document.position - 1:
-            found[-1] = (name, found[-1][1], document.position)
+    for position, name in members:
+        if found and found[-1][0] == name and found[-1][2] == position - 1:
+            found[-1] = (name, found[-1][1], position)
         else:
-            found.append((name, document.position, document.position))
+            found.append((name, position, position))
     return found
 
 

@@ -6,7 +6,7 @@ first epoch has the documents as they were cut; a later one begins each stretch 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,10 +28,10 @@ class Stretch:
     position: int
 
 
-def stretches(train: Sequence[Document], numbered: Iterable[tuple[Document, Piece]]) -> list[Stretch]:
+def stretches(train: Iterable[Document], numbered: Iterable[tuple[Document, Piece]]) -> Iterator[Stretch]:
     """The training part in order, joined where it was one; a document that was never cut is a stretch of its own."""
     trains = {document.id for document in train}
-    found: list[Stretch] = []
+    last: Stretch | None = None
     row, at, begin, before = None, 0, 0, -1
     for document, piece in numbered:
         if piece.row is not row:
@@ -40,14 +40,16 @@ def stretches(train: Sequence[Document], numbered: Iterable[tuple[Document, Piec
         at = start + len(piece.text)
         if document.id not in trains:
             continue
-        if piece.number and before == piece.number - 1 and before > 0:
-            last = found.pop()
-            found.append(Stretch([*last.ids, document.id], piece.row.text[begin:at], last.source, last.position))
+        if last is not None and piece.number and before == piece.number - 1 and before > 0:
+            last = Stretch([*last.ids, document.id], piece.row.text[begin:at], last.source, last.position)
         else:
+            if last is not None:
+                yield last
             begin = start
-            found.append(Stretch([document.id], piece.text, document.source, document.position))
+            last = Stretch([document.id], piece.text, document.source, document.position)
         before = piece.number
-    return found
+    if last is not None:
+        yield last
 
 
 def read_stretches(path: Path) -> list[Stretch]:

@@ -6,9 +6,10 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from galvan import recipe
+from galvan.data.store import groups, positions, sources, take
 from galvan.errors import DataError
 from galvan.rundir import Document
 
@@ -19,11 +20,11 @@ TRAIN, VALIDATION, TEST = "train", "validation", "test"
 class Splits:
     """Documents that train, that choose (checkpoints, settings) and that judge, each in reading order."""
 
-    train: list[Document]
-    validation: list[Document]
-    test: list[Document]
+    train: Sequence[Document]
+    validation: Sequence[Document]
+    test: Sequence[Document]
 
-    def items(self) -> Iterator[tuple[str, list[Document]]]:
+    def items(self) -> Iterator[tuple[str, Sequence[Document]]]:
         yield from ((TRAIN, self.train), (VALIDATION, self.validation), (TEST, self.test))
 
 
@@ -35,30 +36,33 @@ def split(documents: Sequence[Document], how: recipe.Split, seed: int) -> Splits
     wanted = _sizes(len(documents), how)
     rng = random.Random(f"galvan split {seed}")  # a string seed is hashed the same way on every machine
     part_of = _METHODS[how.by](documents, wanted, how, rng)
-    parts: dict[str, list[Document]] = {TRAIN: [], VALIDATION: [], TEST: []}
-    for document, part in zip(documents, part_of, strict=True):
-        parts[part].append(document)
-    return Splits(parts[TRAIN], parts[VALIDATION], parts[TEST])
+    return Splits(*(take(documents, (n for n, part in enumerate(part_of) if part == name)) for name in (TRAIN, VALIDATION, TEST)))
 
 
-def without_gap(splits: Splits, gap: int) -> tuple[Splits, list[Document]]:
+def without_gap(splits: Splits, gap: int) -> tuple[Splits, Sequence[Document]]:
     """`splits` without the training documents that stand within `gap` places of a held-out one of their source, and these documents.
 
     Raises DataError if none is left to train on.
     """
-    held = {(document.source, document.position) for part in (splits.validation, splits.test) for document in part}
-    near = {(source, position + step) for source, position in held for step in range(-gap, gap + 1)}
-    kept = [document for document in splits.train if (document.source, document.position) not in near]
+    held: dict[str, set[int]] = {}
+    for part in (splits.validation, splits.test):
+        for source, position in zip(sources(part), positions(part), strict=True):
+            held.setdefault(source, set()).add(position)
+    near = {source: {place + step for place in places for step in range(-gap, gap + 1)} for source, places in held.items()}
+    beside = [
+        position in near.get(source, ()) for source, position in zip(sources(splits.train), positions(splits.train), strict=True)
+    ]
+    kept = take(splits.train, (number for number, is_near in enumerate(beside) if not is_near))
     if not kept:
         raise DataError(
             "data/too-few",
             f"data.split: a gap of {gap} documents leaves none to train on; take a smaller data.split.gap or fewer data.split.blocks.",
         )
-    taken = {document.id for document in splits.train} - {document.id for document in kept}
-    return Splits(kept, splits.validation, splits.test), [document for document in splits.train if document.id in taken]
+    taken = take(splits.train, (number for number, is_near in enumerate(beside) if is_near))
+    return Splits(kept, splits.validation, splits.test), taken
 
 
-def share_of_train(splits: Splits, share: float, seed: int) -> tuple[Splits, list[Document]]:
+def share_of_train(splits: Splits, share: float, seed: int) -> tuple[Splits, Sequence[Document]]:
     """`splits` with that share of the training documents (one at least) in reading order, and the others.
 
     Documents are taken in one random order, which the share does not change: what a share holds, a larger one holds too.
@@ -66,15 +70,17 @@ def share_of_train(splits: Splits, share: float, seed: int) -> tuple[Splits, lis
     order = list(range(len(splits.train)))
     random.Random(f"galvan train share {seed}").shuffle(order)
     chosen = set(order[: max(1, round(share * len(order)))])
-    kept = [document for number, document in enumerate(splits.train) if number in chosen]
-    return Splits(kept, splits.validation, splits.test), [
-        document for number, document in enumerate(splits.train) if number not in chosen
-    ]
+    kept = take(splits.train, sorted(chosen))
+    spared = take(splits.train, (number for number in range(len(splits.train)) if number not in chosen))
+    return Splits(kept, splits.validation, splits.test), spared
 
 
 def without(splits: Splits, ids: set[str]) -> Splits:
     """`splits` without the held-out documents of these ids. Raises DataError where that empties a part that had some."""
-    validation, test = ([document for document in part if document.id not in ids] for part in (splits.validation, splits.test))
+    validation, test = (
+        take(part, [number for number, document in enumerate(part) if document.id not in ids])
+        for part in (splits.validation, splits.test)
+    )
     for name, before, after in ((VALIDATION, splits.validation, validation), (TEST, splits.test, test)):
         if before and not after:
             raise DataError(
@@ -84,16 +90,13 @@ def without(splits: Splits, ids: set[str]) -> Splits:
     return Splits(splits.train, validation, test)
 
 
-def runs(documents: Sequence[Document]) -> list[list[Document]]:
-    """Maximal runs of neighbours: same source, positions one after the other."""
-    found: list[list[Document]] = []
-    for document in documents:
-        last = found[-1][-1] if found else None
-        if last is not None and last.source == document.source and document.position == last.position + 1:
-            found[-1].append(document)
-        else:
-            found.append([document])
-    return found
+def runs(documents: Sequence[Document]) -> list[range]:
+    """Maximal runs of neighbours, by number: same source, positions one after the other."""
+    places = list(zip(sources(documents), positions(documents), strict=True))
+    begins = [
+        number for number, (source, position) in enumerate(places) if not number or places[number - 1] != (source, position - 1)
+    ]
+    return [range(begin, end) for begin, end in pairwise([*begins, len(places)])]
 
 
 def _sizes(total: int, how: recipe.Split) -> dict[str, int]:
@@ -132,8 +135,9 @@ def _by_random(documents: Sequence[Document], wanted: dict[str, int], how: recip
 def _by_group(documents: Sequence[Document], wanted: dict[str, int], how: recipe.Split, rng: random.Random) -> list[str]:
     """Whole groups, drawn in random order while each brings the part nearer to its size; at least one a part."""
     sizes: dict[str, int] = {}
-    for document in documents:
-        sizes[_group(document)] = sizes.get(_group(document), 0) + 1
+    group_of = groups(documents)
+    for group in group_of:
+        sizes[group] = sizes.get(group, 0) + 1
     if len(sizes) <= len(wanted):
         raise DataError(
             "data/too-few-groups",
@@ -154,14 +158,14 @@ def _by_group(documents: Sequence[Document], wanted: dict[str, int], how: recipe
         chosen = chosen or [min(left, key=lambda group: sizes[group])]
         part_of_group.update(dict.fromkeys(chosen, part))
         left = [group for group in left if group not in part_of_group]
-    return [part_of_group.get(_group(document), TRAIN) for document in documents]
+    return [part_of_group.get(group, TRAIN) for group in group_of]
 
 
 def _by_stratum(documents: Sequence[Document], wanted: dict[str, int], how: recipe.Split, rng: random.Random) -> list[str]:
     """Single documents, of each value of the group column its share; what is lost by rounding goes to the largest remainders."""
     strata: dict[str, list[int]] = {}
-    for index, document in enumerate(documents):
-        strata.setdefault(_group(document), []).append(index)
+    for index, group in enumerate(groups(documents)):
+        strata.setdefault(group, []).append(index)
     for members in strata.values():
         rng.shuffle(members)
     part_of = [TRAIN] * len(documents)
@@ -183,17 +187,12 @@ def _by_stratum(documents: Sequence[Document], wanted: dict[str, int], how: reci
     return part_of
 
 
-def _group(document: Document) -> str:
-    return document.source if document.group is None else document.group
-
-
 def _by_block(documents: Sequence[Document], wanted: dict[str, int], how: recipe.Split, rng: random.Random) -> list[str]:
     """Runs of neighbours. The documents are divided into as many stretches as a part has runs, and each stretch gives one run,
     so that held-out text is spread over every source in proportion to its length; no run crosses from one source into another.
     """
     part_of = [TRAIN] * len(documents)
-    begins = [index for index, document in enumerate(documents) if not index or document.source != documents[index - 1].source]
-    source_of = [number for number, begin in enumerate(begins) for _ in range(begin, [*begins, len(documents)][number + 1])]
+    source_of = [number for number, (_, members) in enumerate(groupby(sources(documents))) for _ in members]
     for part, size in wanted.items():
         stretches = min(how.blocks, size)
         missing = 0

@@ -7,9 +7,10 @@ model or packed rows and stand beside them (`training.packing`, `training.live_c
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -110,13 +111,30 @@ def report(facts: TokenFacts) -> TokenReport:
     )  # fmt: skip
 
 
-def _some(rows: Sequence[TokenRow]) -> str:
-    return ", ".join(shown(row.id) for row in rows[:3])
+class _Rows:
+    """How many rows something is the matter with, and the names of the first: not the rows, which may be all there are."""
+
+    def __init__(self, rows: Iterable[TokenRow] = ()) -> None:
+        self.count, self.first = 0, list[str]()
+        for row in rows:
+            self.add(row)
+
+    def add(self, row: TokenRow) -> None:
+        self.count += 1
+        if self.count <= 3:
+            self.first.append(shown(row.id))
+
+    def __len__(self) -> int:
+        return self.count
+
+
+def _some(rows: _Rows) -> str:
+    return ", ".join(rows.first)
 
 
 @check("D04", "error")
 def nothing_to_learn(facts: TokenFacts) -> str | None:
-    empty = [row for row in facts.rows if not row.n_supervised]
+    empty = _Rows(row for row in facts.rows if not row.n_supervised)
     if len(empty) <= _MOST * len(facts.rows):
         return None
     return f"{len(empty)} of {len(facts.rows)} rows have no token to learn (first: {_some(empty)}); look at them with `galvan prepare --show 3`."
@@ -124,7 +142,7 @@ def nothing_to_learn(facts: TokenFacts) -> str | None:
 
 @check("D04", "warning")
 def some_without_targets(facts: TokenFacts) -> str | None:
-    empty = [row for row in facts.rows if not row.n_supervised]
+    empty = _Rows(row for row in facts.rows if not row.n_supervised)
     if not 0 < len(empty) <= _MOST * len(facts.rows):
         return None
     return f"{len(empty)} of {len(facts.rows)} rows have no token to learn and are as good as left out (first: {_some(empty)})."
@@ -136,28 +154,28 @@ def end_not_learned(facts: TokenFacts) -> str | None:
         return None
     if facts.tokenizer.eos_token_id is None:
         return "training.learn_eos is on, but the tokenizer has no end-of-text token, so the model will not learn where texts end."
-    whole = [row for row in facts.rows if not row.cut_tokens]
-    open_ended = [row for row in whole if not facts.ends_learned(row)]
+    whole = sum(not row.cut_tokens for row in facts.rows)
+    open_ended = _Rows(row for row in facts.rows if not row.cut_tokens and not facts.ends_learned(row))
     if not open_ended:
         return None
-    return f"the end is not learned in {len(open_ended)} of {len(whole)} whole rows (first: {_some(open_ended)}); the model will not stop there."
+    return f"the end is not learned in {len(open_ended)} of {whole} whole rows (first: {_some(open_ended)}); the model will not stop there."
 
 
 @check("E02", "warning")
 def prompt_differs(facts: TokenFacts) -> str | None:
     """Only of conversations: a prompt whose last token merges with the completion is E05."""
-    pairs = [
+    pairs = (
         (d, row) for d, row in zip(facts.documents, facts.rows, strict=True) if isinstance(d.payload, Chat) and not row.straddling
-    ]
-    other = []
-    for document, row in pairs[:_PROMPTS_COMPARED]:
+    )
+    other, compared = _Rows(), list(islice(pairs, _PROMPTS_COMPARED))
+    for document, row in compared:
         given = prompt_ids(facts.tokenizer, document)
         if not np.array_equal(row.input_ids[: len(given)], np.array(given, dtype=np.int64)[: len(row.input_ids)]):
-            other.append(row)
+            other.add(row)
     if not other:
         return None
     return (
-        f"what the model is given to continue is not how its training row begins in {len(other)} of {min(len(pairs), _PROMPTS_COMPARED)} "
+        f"what the model is given to continue is not how its training row begins in {len(other)} of {len(compared)} "
         f"conversations (first: {_some(other)}); the chat template writes them differently, or the rows were made with another one."
     )
 
@@ -176,9 +194,9 @@ def template_unused(facts: TokenFacts) -> str | None:
 @check("E03", "error")
 def two_bos(facts: TokenFacts) -> str | None:
     bos = facts.tokenizer.bos_token_id
-    twice = [
+    twice = _Rows(
         row for row in facts.rows if bos is not None and len(row.input_ids) > 1 and row.input_ids[0] == row.input_ids[1] == bos
-    ]
+    )
     if not twice:
         return None
     return f"{len(twice)} of {len(facts.rows)} rows begin with two beginning-of-text tokens (first: {_some(twice)}); take one out of the data or the template."
@@ -186,7 +204,7 @@ def two_bos(facts: TokenFacts) -> str | None:
 
 @check("E05", "warning")
 def boundary_inside_token(facts: TokenFacts) -> str | None:
-    merged = [row for row in facts.rows if row.straddling]
+    merged = _Rows(row for row in facts.rows if row.straddling)
     if not merged:
         return None
     return (
@@ -197,14 +215,14 @@ def boundary_inside_token(facts: TokenFacts) -> str | None:
 
 @check("E06", "warning")
 def truncated(facts: TokenFacts) -> str | None:
-    cut = [row for row in facts.rows if row.cut_tokens]
+    cut = sum(row.cut_tokens > 0 for row in facts.rows)
     if not cut:
         return None
-    lost = sum(row.cut_supervised for row in cut)
+    lost = sum(row.cut_supervised for row in facts.rows)
     total = lost + sum(row.n_supervised for row in facts.rows)
     ends = sum(map(facts.ends_learned, facts.rows))
     return (
-        f"{len(cut)} of {len(facts.rows)} rows are cut, and {lost:,} of {total:,} tokens to learn ({lost / max(1, total):.1%}) with them; "
+        f"{cut} of {len(facts.rows)} rows are cut, and {lost:,} of {total:,} tokens to learn ({lost / max(1, total):.1%}) with them; "
         f"the end is left in {ends} rows. Raise training.document_tokens, or shorten the prompts."
     )
 
@@ -212,14 +230,13 @@ def truncated(facts: TokenFacts) -> str | None:
 @check("E11", "error")
 def labels_out_of_place(facts: TokenFacts) -> str | None:
     """Labels are not shifted: the label at t is the id at t. Every trainer shifts by itself, so shifted ones would be shifted twice."""
-    shifted: list[TokenRow] = []
-    other: list[TokenRow] = []
+    shifted, other = _Rows(), _Rows()
     for row in facts.rows:
         learned = row.labels != IGNORE
         if np.array_equal(row.labels[learned], row.input_ids[learned]):
             continue
         ahead = np.append(row.input_ids[1:], IGNORE)
-        (shifted if (row.labels[learned] == ahead[learned]).mean() > _MOST else other).append(row)
+        (shifted if (row.labels[learned] == ahead[learned]).mean() > _MOST else other).add(row)
     if shifted:
         return f"the labels of {len(shifted)} of {len(facts.rows)} rows stand one place early (first: {_some(shifted)}): they are shifted already, and would be twice; give the id at each place, or -100."
     if other:

@@ -1,7 +1,29 @@
 """The diagnosis. Importing a family's file registers its causes; a new family is one more name here."""
 
-from galvan.diagnosis import a_wrong_model, b_adapter_file, c_scaling, d_training
-from galvan.diagnosis.catalogue import Cause, Facts, Finding, causes, diagnose, explain, liveness, refusal
+from galvan.diagnosis import (
+    a_wrong_model,
+    b_adapter_file,
+    c_scaling,
+    d_training,
+    e_data,
+    f_loss,
+    g_arithmetic,
+    h_generation,
+    i_outcome,
+)
+from galvan.diagnosis.catalogue import (
+    Cause,
+    Facts,
+    Finding,
+    causes,
+    diagnose,
+    explain,
+    liveness,
+    not_excluded,
+    phrase,
+    refusal,
+    spans,
+)
 
 __all__ = [
     "Cause",
@@ -13,7 +35,15 @@ __all__ = [
     "causes",
     "d_training",
     "diagnose",
+    "e_data",
     "explain",
+    "f_loss",
+    "g_arithmetic",
+    "h_generation",
+    "i_outcome",
     "liveness",
+    "not_excluded",
+    "phrase",
     "refusal",
+    "spans",
 ]

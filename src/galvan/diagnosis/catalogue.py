@@ -11,13 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from galvan.diagnosis.outcome import Outcome
+from galvan.diagnosis.run_facts import RunFacts, run_facts
+from galvan.diagnosis.words import CERTAINTIES, Certainty, capped
 from galvan.errors import ComparisonRefused, RecipeError
-from galvan.measure.facts import AdapterState, FileFacts, FunctionFacts, Integrity, LiveFacts, integrity_from_json
-from galvan.rundir import read_json
+from galvan.measure.course import Course, course
+from galvan.measure.facts import AdapterState, FileFacts, FunctionFacts, Integrity, LiveFacts, Recorded, integrity_from_json
+from galvan.rundir import read_json, read_rows
 from galvan.text import shown
 
 Status = Literal["present", "absent", "unknown"]
-Certainty = Literal["certain", "very likely", "likely", "cannot tell"]
 
 FAMILIES = {
     "A": "The wrong thing was evaluated",
@@ -31,7 +34,6 @@ FAMILIES = {
     "I": "Outcome",
 }
 _STATUSES = ("present", "unknown", "absent")
-_CERTAINTIES = ("certain", "very likely", "likely", "cannot tell")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,6 +45,9 @@ class Training:
     steps: int | None = None
     alpha: float | None = None
     adapter_sha256: str | None = None
+    rank: float | None = None
+    use_rslora: bool | None = None
+    base_sha256: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,6 +65,9 @@ class Facts:
     integrity: Integrity | None = None
     training: Training | None = None
     scores: Scores | None = None
+    run: RunFacts | None = None
+    outcome: Outcome | None = None
+    trace: Course | None = None
 
     @classmethod
     def from_json(
@@ -77,9 +85,28 @@ class Facts:
 
     @classmethod
     def of(cls, folder: Path) -> Facts:
-        """From a run's folder: what integrity.json and training.json hold, where they are there."""
+        """From a run's folder: what its files hold, where they are there; the outcome is known only to whoever compares."""
         found = [read_json(path) if path.is_file() else None for path in (folder / "integrity.json", folder / "training.json")]
-        return cls.from_json(*found)
+        log = folder / "training.jsonl"
+        trace = course(list(read_rows(log))) if found[1] is not None and log.is_file() else None
+        return dataclasses.replace(cls.from_json(*found), run=run_facts(folder), trace=trace)
+
+    @property
+    def recorded(self) -> Recorded | None:
+        """What lay beside the adapter's files."""
+        return self.integrity.recorded if self.integrity else None
+
+    @property
+    def trained(self) -> Training | None:
+        """The record of training: the run's own, else the one that lay beside the adapter."""
+        if self.training is not None or self.recorded is None or self.recorded.by is None:
+            return self.training
+        return Training(**{f.name: getattr(self.recorded, f.name) for f in dataclasses.fields(Training)})
+
+    @property
+    def course(self) -> Course | None:
+        """The course of training: the run's own log, else the one that lay beside the adapter."""
+        return self.trace or (self.recorded.course if self.recorded else None)
 
     @property
     def files(self) -> FileFacts | None:
@@ -156,7 +183,8 @@ class Cause:
     """One row of the catalogue. A code never changes its meaning.
 
     `symptom` is what a person sees, `proof` what shows or excludes it, `remedy` and `settle` say what to do, with the command.
-    `refuses`: while it is present, base and tuned may not be compared.
+    `refuses`: while it is present, base and tuned may not be compared. `judges`: it is a judgement of the outcome, which has no
+    meaning while such a cause is present.
     """
 
     code: str
@@ -167,6 +195,7 @@ class Cause:
     settle: str
     sources: tuple[str, ...]
     refuses: bool
+    judges: bool = False
 
     @property
     def family(self) -> str:
@@ -192,13 +221,14 @@ _REGISTERED: dict[str, tuple[Cause, Ask]] = {}
 
 
 def cause(
-    code: str, *, title: str, symptom: str, proof: str, remedy: str, settle: str, sources: Sequence[str], refuses: bool = False
-) -> Callable[[Ask], Ask]:
+    code: str, *, title: str, symptom: str, proof: str, remedy: str, settle: str, sources: Sequence[str], refuses: bool = False,
+    judges: bool = False,
+) -> Callable[[Ask], Ask]:  # fmt: skip
     """Register the decorated function as the one that answers for `code`."""
 
     def register(ask: Ask) -> Ask:
         assert code not in _REGISTERED and code[0] in FAMILIES, code
-        _REGISTERED[code] = Cause(code, title, symptom, proof, remedy, settle, tuple(sources), refuses), ask
+        _REGISTERED[code] = Cause(code, title, symptom, proof, remedy, settle, tuple(sources), refuses, judges), ask
         return ask
 
     return register
@@ -218,21 +248,59 @@ def explain(code: str) -> Cause:
 
 
 def diagnose(facts: Facts) -> list[Finding]:
-    """Put the evidence to every cause: the present first, the best supported of them first, equals in order of code."""
-    findings = []
-    for code in sorted(_REGISTERED):
-        row, ask = _REGISTERED[code]
-        answer = ask(facts)
-        findings.append(
-            Finding(code, answer.status, answer.certainty, row.title, answer.because, answer.against, row.remedy, row.settle)
-        )
-    return sorted(findings, key=lambda f: (_STATUSES.index(f.status), _CERTAINTIES.index(f.certainty)))
+    """Put the evidence to every cause: the present first, the best supported of them first, equals in order of code.
+
+    A certain cause that forbids the comparison stops the judgements of its outcome, not their figures (METHODS S8.1).
+    """
+    answers = {code: ask(facts) for code, (_, ask) in sorted(_REGISTERED.items())}
+    stop = next(
+        (c for c, a in answers.items() if a.status == "present" and a.certainty == "certain" and _REGISTERED[c][0].refuses), None
+    )
+    findings = [_finding(_REGISTERED[code][0], answer, stop) for code, answer in answers.items()]
+    return sorted(findings, key=lambda f: (_STATUSES.index(f.status), CERTAINTIES.index(f.certainty)))
+
+
+def _finding(row: Cause, answer: Answer, stop: str | None) -> Finding:
+    if stop is not None and row.judges and answer.status == "present":
+        answer = unknown(f"whether this holds once {stop} is mended.", answer.because, answer.against)
+    word = capped(row.code, answer.certainty) if answer.status == "present" else answer.certainty
+    return Finding(row.code, answer.status, word, row.title, answer.because, answer.against, row.remedy, row.settle)
+
+
+def not_excluded(findings: Sequence[Finding]) -> list[str]:
+    """The codes that remain possible: neither shown nor excluded."""
+    return sorted(finding.code for finding in findings if finding.status == "unknown")
+
+
+def spans(codes: Sequence[str]) -> str:
+    """Codes in order, neighbours of a family joined: A02-A04, B01; "none" where there is none."""
+    said: list[list[str]] = []
+    for code in sorted(codes):
+        last = said[-1][-1] if said else ""
+        if last[:1] == code[0] and int(last[1:]) + 1 == int(code[1:]):
+            said[-1].append(code)
+        else:
+            said.append([code])
+    return ", ".join(f"{some[0]}-{some[-1]}" if len(some) > 2 else ", ".join(some) for some in said) or "none"
+
+
+def phrase(finding: Finding, findings: Sequence[Finding]) -> list[tuple[str, str]]:
+    """A finding as people read it, a label and a text a line (METHODS topic 8)."""
+    first = {"certain": "Found", "cannot tell": "Possibly"}.get(finding.certainty, "Most likely")
+    return [
+        (first, f"{finding.title} ({finding.code}, {finding.certainty})."),
+        ("Because", " ".join(finding.because) or "Nothing that was measured."),
+        ("Against it", " ".join(finding.against) or "Nothing that was measured."),
+        ("Not excluded", f"{spans(not_excluded(findings))}."),
+        ("To settle it", finding.settle),
+    ]
 
 
 def refusal(findings: Sequence[Finding]) -> ComparisonRefused | None:
-    """The error that stops a comparison, made of the first present finding whose cause forbids one; None if none does."""
+    """The error that stops a comparison, made of the first well supported finding whose cause forbids one; None if none does."""
     for finding in findings:
-        if finding.status == "present" and _REGISTERED[finding.code][0].refuses:
+        shown_well = finding.status == "present" and finding.certainty in ("certain", "very likely")
+        if shown_well and _REGISTERED[finding.code][0].refuses:
             return ComparisonRefused(
                 finding.code, f"{finding.code} {finding.title}: {finding.because[0].rstrip('.')}; {finding.remedy}"
             )

@@ -11,16 +11,18 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from galvan.errors import ModelError
+from galvan.measure import key_names
+from galvan.measure.base_files import Shapes, base_shapes, changed_tokenizer, coverage, head_overwritten, vocabulary
 from galvan.measure.facts import FileFacts, ModuleDelta
+from galvan.measure.key_names import PREFIX
 from galvan.models import Located, fingerprints, quiet, read_config, safetensors_header, weight_files
 from galvan.rundir import sha256_file
 from galvan.text import shown
 
 Header = dict[str, tuple[str, tuple[int, ...]]]
-PREFIX = "base_model.model."
 # PEFT also takes keys that kept the adapter's name, if it is "default".
 _FACTOR = re.compile(r"^(?P<module>.+)\.lora_(?:(?P<factor>[AB])(?:\.[^.]+)?\.weight|embedding_(?P<embedding>[AB]))$")
 # What belongs to a LoRA besides its factors; PEFT also saves a copy of the base's weight where an embedding or a head is adapted.
@@ -42,12 +44,16 @@ def file_facts(base: Located, tuned: Located) -> FileFacts:
     if not (tuned.path / "adapter_config.json").is_file() and (tuned.path / "config.json").is_file():
         own = fingerprints(tuned).weights
         same = _same_folder(base, tuned) or own == fingerprints(base).weights
-        return FileFacts("full", own, same, same_tokenizer(base, tuned))
+        return FileFacts(
+            "full", own, same, same_tokenizer(base, tuned), dtypes=_dtypes(tuned, "model"), head_overwritten=head_overwritten(tuned)
+        )
     paths = weight_files(tuned, "adapter_model")
     config = read_config(tuned.path / "adapter_config.json")
     headers = {path: safetensors_header(path) for path in paths}
     header = {name: entry for part in headers.values() for name, entry in part.items()}
     peft_type = config.get("peft_type")
+    task = config.get("task_type")
+    shapes = base_shapes(base)
     recorded = config.get("base_model_name_or_path")
     facts = FileFacts(
         "lora" if peft_type == "LORA" else "other",
@@ -58,6 +64,10 @@ def file_facts(base: Located, tuned: Located) -> FileFacts:
         recorded_base=recorded if isinstance(recorded, str) else None,
         recorded_base_matches=_is_recorded(recorded, base),
         n_keys=len(header),
+        dtypes=tuple(sorted({dtype for dtype, _ in header.values()})),
+        has_metadata=any(_has_metadata(path) for path in paths),
+        task_type=task if isinstance(task, str) else None,
+        changes_base=_changes_base(config),
     )
     if facts.kind == "other":
         why = f"its keys and values are known for LoRA only, and its peft_type is {shown(str(peft_type), 40)}"
@@ -72,8 +82,32 @@ def file_facts(base: Located, tuned: Located) -> FileFacts:
         target_modules=(targets,) if isinstance(targets, str) else tuple(sorted(map(str, targets))),
         empty_tensors=tuple(sorted(name for name, (_, shape) in header.items() if math.prod(shape) == 0)),
     )
-    facts = _with_keys(facts, base, tuned, config, header)
-    return _with_values(facts, config, headers)
+    facts = _with_keys(facts, base, tuned, config, header, shapes)
+    facts = _with_values(facts, config, headers)
+    if shapes is None:
+        return facts
+    saved = {name: shape for name, (_, shape) in header.items()}
+    known = vocabulary(base, tuned, shapes, saved) if changed_tokenizer(base, tuned) else vocabulary(base, base, shapes, saved)
+    return dataclasses.replace(facts, coverage=coverage(shapes, [m.module for m in facts.modules], config), vocabulary=known)
+
+
+def _has_metadata(path: Path) -> bool:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as stream:
+        return bool(stream.metadata())
+
+
+def _dtypes(located: Located, stem: str) -> tuple[str, ...]:
+    return tuple(sorted({dtype for path in weight_files(located, stem) for dtype, _ in safetensors_header(path).values()}))
+
+
+def _changes_base(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Settings by which the model with this adapter switched off is not the base that it was put into."""
+    start = str(config.get("init_lora_weights", "")).lower()
+    moved = [f"bias={config['bias']}"] if config.get("bias", "none") not in (None, "none") else []
+    moved += [f"init_lora_weights={shown(start, 40)}"] if start.startswith(("pissa", "olora", "loftq", "corda")) else []
+    return tuple(moved + (["trainable_token_indices"] if config.get("trainable_token_indices") else []))
 
 
 def _digest(adapter: Located) -> str:
@@ -124,21 +158,24 @@ def _number(value: object) -> float | None:
     return value
 
 
-def _with_keys(facts: FileFacts, base: Located, tuned: Located, config: Mapping[str, Any], header: Header) -> FileFacts:
-    expected = _expected_from_headers(base, config)
-    if expected is not None and _fits(header, expected):
-        return dataclasses.replace(facts, n_expected_keys=len(expected), keys_proved_by="base headers")
+def _with_keys(
+    facts: FileFacts, base: Located, tuned: Located, config: Mapping[str, Any], header: Header, shapes: Shapes | None
+) -> FileFacts:
+    expected = _expected_from_headers(shapes, config)
+    if expected is not None and header.keys() == expected.keys():
+        ill = () if facts.empty_tensors else _ill_shaped(header, expected)
+        packed = read_config(base.path / "config.json").get("quantization_config")  # its matrices lie in other shapes
+        if not facts.empty_tensors and not (ill and packed):
+            return dataclasses.replace(facts, n_expected_keys=len(expected), keys_proved_by="base headers", ill_shaped=ill)
     return _ask_peft(facts, base, tuned, header)
 
 
-def _expected_from_headers(base: Located, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]] | None:
+def _expected_from_headers(weights: Shapes | None, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]] | None:
     """Expected key to the shape of the base weight that it adapts; None where headers cannot tell."""
     targets = config.get("target_modules")
     if not isinstance(targets, list) or any(config.get(name) for name in _BEYOND_HEADERS) or config.get("bias", "none") != "none":
         return None
-    try:
-        weights = {name: shape for path in weight_files(base) for name, (_, shape) in safetensors_header(path).items()}
-    except ModelError:
+    if weights is None:
         return None
     expected: dict[str, tuple[int, ...]] = {}
     for name, shape in weights.items():
@@ -148,16 +185,15 @@ def _expected_from_headers(base: Located, config: Mapping[str, Any]) -> dict[str
     return expected
 
 
-def _fits(header: Header, expected: Mapping[str, tuple[int, ...]]) -> bool:
-    """True if the names are the expected ones and A [r, in] and B [out, r] fit weights [out, in] (Conv1D: [in, out])."""
-    if header.keys() != expected.keys() or any(len(shape) != 2 for _, shape in header.values()):
-        return False
+def _ill_shaped(header: Header, expected: Shapes) -> tuple[str, ...]:
+    """Names of factors A that, with their B, do not fit: A is [r, in] and B [out, r] for a weight [out, in] (Conv1D: [in, out])."""
+    ill = []
     for name, weight in expected.items():
         if name.endswith(".lora_A.weight"):
-            (rank_a, n_in), (n_out, rank_b) = header[name][1], header[name.replace(".lora_A.", ".lora_B.")][1]
-            if rank_a != rank_b or sorted((n_in, n_out)) != sorted(weight):
-                return False
-    return True
+            a, b = header[name][1], header[name.replace(".lora_A.", ".lora_B.")][1]
+            if len(a) != 2 or len(b) != 2 or a[0] != b[1] or sorted((a[1], b[0])) != sorted(weight):
+                ill.append(name)
+    return tuple(sorted(ill))
 
 
 def _ask_peft(facts: FileFacts, base: Located, tuned: Located, header: Header) -> FileFacts:
@@ -183,6 +219,7 @@ def _ask_peft(facts: FileFacts, base: Located, tuned: Located, header: Header) -
         return dataclasses.replace(facts, reason=f"PEFT cannot put its names onto this base: {shown(first_line, 200)}")
     missing = [k.replace(".default", "") for k in result.missing_keys if ".default" in k]
     unexpected = [re.sub(r"\.default(?=\.|$)", "", k) for k in result.unexpected_keys]
+    found = key_names.renamed(unexpected, missing)
     modules = {match["module"].removeprefix(PREFIX) for key in unexpected if (match := _FACTOR.match(key))}
     return dataclasses.replace(
         facts,
@@ -191,6 +228,8 @@ def _ask_peft(facts: FileFacts, base: Located, tuned: Located, header: Header) -
         missing_keys=tuple(sorted(missing)),
         unexpected_keys=tuple(sorted(unexpected)),
         foreign_modules=tuple(sorted(modules - names)),
+        renames=key_names.labels(found),
+        renamable=len(found),
     )
 
 

@@ -4,12 +4,14 @@ fingerprint, function. Files that already prove the adapter broken end the story
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from galvan.errors import DataError, ModelError
 from galvan.measure.adapter_files import file_facts
 from galvan.measure.facts import FileFacts, Integrity, broken
-from galvan.models import Located, load_adapter, load_base, load_tokenizer, weight_files
+from galvan.measure.recorded import recorded
+from galvan.models import Located, fingerprints, load_adapter, load_base, load_tokenizer, weight_files
 from galvan.recipe import Model
 
 LEARNED_PROMPT = "it learned a prompt and adapts no layer, so that its tokens do not line up with the base's"
@@ -22,17 +24,21 @@ def check(base: Located, adapter: Located, settings: Model, texts: Sequence[str]
     were. Raises ModelError where something is missing, damaged or cannot be loaded, ComparisonRefused (A01) where the base's own
     folder puts an adapter into it.
     """
-    files = file_facts(base, adapter)
+    files, record = file_facts(base, adapter), recorded(adapter)
+    digest = fingerprints(base).weights if record and record.base_sha256 else None
     why = broken(files)
     if why is not None:
-        return Integrity(files, reason=f"not loaded, because {why}")
-    if not load:
-        return Integrity(files, reason="only files were read, and nothing in them is wrong")
-    return _check_loaded(base, adapter, settings, texts, files)
+        found = Integrity(files, reason=f"not loaded, because {why}")
+    elif not load:
+        found = Integrity(files, reason="only files were read, and nothing in them is wrong")
+    else:
+        found = _check_loaded(base, adapter, settings, texts, files)
+    return dataclasses.replace(found, recorded=record, base_sha256=digest)
 
 
 def _check_loaded(base: Located, adapter: Located, settings: Model, texts: Sequence[str], files: FileFacts) -> Integrity:
     from galvan.measure import live as living
+    from galvan.measure.weights import with_weight_norms
 
     if files.kind == "other" and living.is_prompt(adapter.path):
         return Integrity(files, reason=LEARNED_PROMPT)
@@ -55,4 +61,6 @@ def _check_loaded(base: Located, adapter: Located, settings: Model, texts: Seque
                 raise
             return Integrity(files, refused_by_peft=str(error), reason="PEFT did not load the adapter whole")
         live = living.live_facts(model, tuned, state, living.read_tensors(weight_files(adapter, "adapter_model")))
-        return Integrity(files, live, living.function_facts(tuned, base_nll, rows))
+        return Integrity(
+            with_weight_norms(files, tuned), live, living.function_facts(tuned, base_nll, rows, sweep=True, generate=True)
+        )

@@ -21,7 +21,9 @@ from torch import Tensor, nn
 
 from galvan.data.tokens import adds_bos, encode_texts
 from galvan.likelihood import plain_token_nll
+from galvan.measure import weights
 from galvan.measure.facts import AdapterState, Flag, FunctionFacts, LiveFacts, SweepPoint
+from galvan.models import quiet
 
 # Neutral sentences of unlike length for the checks: any text would do, for only differences between likelihoods are looked at.
 CHECK_TEXTS = (
@@ -31,6 +33,8 @@ CHECK_TEXTS = (
     "but nobody could find it there.",
 )
 MULTIPLIERS = (0.0, 0.5, 1.0, 1.5, 2.0)
+GENERATED = 8
+UNDEFINED = 1e9  # stands for a difference that has no value; no two likelihoods are so far apart
 
 
 @contextmanager
@@ -79,15 +83,18 @@ def adapter_state(model: nn.Module) -> AdapterState:
     """The adapter layers inside `model`, which may be a PEFT model, the model inside one, or one that no adapter has touched."""
     layers = [m for m in model.modules() if isinstance(m, BaseTunerLayer)]
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    dropout = sum(m.training and getattr(m, "p", 0) > 0 for m in model.modules() if isinstance(m, nn.Dropout))
     if not layers:
-        return AdapterState(0, trainable)
+        return AdapterState(
+            0, trainable, active_dropout=dropout, emptied=isinstance(model, PeftModel) and not learns_a_prompt(model)
+        )
     status = get_model_status(model)
     lists = {name: getattr(status, f"{name}_adapters") for name in ("active", "available", "merged")}
     irregular = [name for name, value in lists.items() if value == "irregular"]
     enabled: Flag = status.enabled
     if enabled == "irregular":
         irregular.append("enabled")
-    known = {name: () if value == "irregular" else tuple(value) for name, value in lists.items()}
+    known: dict[str, Any] = {name: () if value == "irregular" else tuple(value) for name, value in lists.items()}
     lora = [m for m in layers if isinstance(m, LoraLayer)]
     return AdapterState(
         len(layers),
@@ -97,6 +104,9 @@ def adapter_state(model: nn.Module) -> AdapterState:
         irregular=tuple(irregular),
         dead=tuple(name for name in known["available"] if lora and _is_dead(lora, name)),
         scaling={name: span for name in known["available"] if (span := _scaling(lora, name))},
+        nested=_nested(model, layers),
+        active_dropout=dropout,
+        uses_dora=any(any(layer.use_dora.values()) for layer in lora if isinstance(getattr(layer, "use_dora", None), dict)),
     )
 
 
@@ -111,6 +121,12 @@ def is_prompt(folder: Path) -> bool:
         return bool(PeftConfig.from_pretrained(str(folder)).is_prompt_learning)
     except (ValueError, KeyError, TypeError):
         return False
+
+
+def _nested(model: nn.Module, layers: Sequence[Any]) -> int:
+    """Adapters inside adapters: PEFT models below `model`, and adapter layers around adapter layers."""
+    wrappers = sum(isinstance(m, PeftModel) for m in model.modules() if m is not model)
+    return wrappers + sum(isinstance(getattr(layer, "base_layer", None), BaseTunerLayer) for layer in layers)
 
 
 def _is_dead(layers: Sequence[Any], adapter: str) -> bool:
@@ -139,6 +155,7 @@ def live_facts(
     `adapter_file` holds the tensors of the adapter's file, by their names there; each is looked for in memory, bit for bit.
     """
     own = {name: p for name, p in tuned.named_parameters() if p.device.type != "meta"}
+    plain = weights.base_weights(base)
     there = {p.data_ptr() for p in base.parameters() if p.device.type != "meta" and p.numel()}
     state = adapter_state(tuned)
     return LiveFacts(
@@ -148,8 +165,21 @@ def live_facts(
         tuned_wraps_base=isinstance(tuned, PeftModel) and tuned.get_base_model() is base,
         n_tensors=len(own),
         shared_tensors=sum(p.data_ptr() in there for p in own.values()),
+        changed_entries=None if state.layers else weights.changed_entries(plain, weights.base_weights(tuned)),
         different_tensors=None if state.layers else _different(dict(base.named_parameters()), own),
-        tensors_unlike_file=None if adapter_file is None else unlike_file(tuned, adapter_file),
+        tensors_unlike_file=None
+        if adapter_file is None
+        else unlike_file(tuned, adapter_file)
+        if state.layers
+        else tuple(adapter_file),
+        base_load=weights.load_of(base),
+        tuned_load=weights.load_of(tuned),
+        under_adapter=weights.drift(plain, weights.base_weights(tuned)) if state.layers else None,
+        base_source=weights.source_drift(base) if base_state is None else None,
+        dead_targets=weights.dead_targets(tuned),
+        in_base=weights.share_in_base(tuned),
+        in_merge=weights.share_in_merge(tuned, plain),
+        after_merge=weights.after_merge(tuned),
     )
 
 
@@ -209,12 +239,14 @@ def batched_nll(model: nn.Module, rows: Sequence[Tensor]) -> Tensor:
 
 
 def _largest(first: Tensor, second: Tensor) -> float:
-    """Largest difference of two NLLs; infinite where only one of them is finite."""
+    """Largest difference of two NLLs; UNDEFINED where one of them is not finite."""
     difference = (first.double() - second.double()).abs()
-    return float(difference.nan_to_num(nan=float("inf")).max())
+    return float(difference.nan_to_num(nan=UNDEFINED, posinf=UNDEFINED).max())
 
 
-def function_facts(tuned: nn.Module, base_nll: Tensor | None, rows: Sequence[Tensor], sweep: bool = False) -> FunctionFacts:
+def function_facts(
+    tuned: nn.Module, base_nll: Tensor | None, rows: Sequence[Tensor], sweep: bool = False, generate: bool = False
+) -> FunctionFacts:
     """What the adapter does to likelihoods. `base_nll` is `alone_nll` of the base, taken before `tuned` was wrapped around it.
 
     Where an adapter is merged it is not switched off: PEFT would unmerge it, and not to the same bits.
@@ -228,6 +260,7 @@ def function_facts(tuned: nn.Module, base_nll: Tensor | None, rows: Sequence[Ten
             with adapters_off(tuned):
                 off = alone_nll(tuned, rows)
         points = _sweep(tuned, rows) if sweep and any(isinstance(m, LoraLayer) for m in tuner_layers) else ()
+        tokens, otherwise = _generated(tuned, rows[0]) if generate else (None, None)
     return FunctionFacts(
         n_texts=len(rows),
         n_tokens=len(on),
@@ -237,7 +270,29 @@ def function_facts(tuned: nn.Module, base_nll: Tensor | None, rows: Sequence[Ten
         on_off_nats=None if off is None else _largest(on, off),
         off_base_nats=None if off is None or base_nll is None else _largest(off, base_nll),
         sweep=points,
+        generated=tokens,
+        generated_otherwise=otherwise,
+        finite=bool(on.isfinite().all()),
     )
+
+
+@torch.no_grad()
+def _generated(model: Any, row: Tensor) -> tuple[int | None, int | None]:
+    """Greedy tokens after the first ids of `row`, and those of them that the model's own logits, without a cache, do not put first.
+
+    Two logits nearer than a thousandth may change places. (None, None) where the model cannot generate.
+    """
+    prompt = row[:, :8].to(next(model.parameters()).device)
+    plain = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "max_new_tokens": GENERATED}
+    try:
+        with quiet():
+            ids = model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), pad_token_id=0, **plain)
+    except Exception:  # whatever a foreign model's generate raises, it does not generate
+        return None, None
+    new = ids[0, prompt.shape[1] :]
+    logits = model(input_ids=ids, use_cache=False).logits[0, prompt.shape[1] - 1 : -1].float()
+    behind = logits.amax(-1) - logits.gather(-1, new[:, None])[:, 0]
+    return len(new), int((behind > 1e-3 * logits.abs().amax().clamp_min(1.0)).sum())
 
 
 def _sweep(tuned: nn.Module, rows: Sequence[Tensor]) -> tuple[SweepPoint, ...]:

@@ -30,12 +30,12 @@ def shuffled_words(text: str, rng: np.random.Generator) -> str | None:
 
 
 def shuffled_documents(documents: Sequence[Document], number: int, seed: int) -> list[Document]:
-    """The first `number` documents that can be shuffled, under their own ids."""
+    """The first `number` documents that can be shuffled, under their own ids; not those whose tokens or turns are scored, not their text."""
     found: list[Document] = []
     for index, document in enumerate(documents):
         if len(found) == number:
             break
-        text = shuffled_words(document.text, np.random.default_rng([seed, index]))
+        text = shuffled_words(document.text, np.random.default_rng([seed, index])) if document.payload is None else None
         if text is not None:
             found.append(dataclasses.replace(document, text=text))
     return found

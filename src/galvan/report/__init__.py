@@ -9,12 +9,15 @@ from typing import Any
 
 from galvan.compare import Comparisons, compare
 from galvan.compare_seeds import compare_seeds
+from galvan.copying.run import Copying, judge_copying
 from galvan.diagnosis.catalogue import Finding, diagnose, refusal
+from galvan.forgetting import judge_retention
 from galvan.report import verdict as verdicts
 from galvan.report.analysis import analysis
 from galvan.report.evidence import Evidence, gather
 from galvan.report.picture import power_svg
-from galvan.rundir import write_json, write_text
+from galvan.rundir import read_documents, write_json, write_text
+from galvan.style.run import style_of_run
 
 __all__ = ["Judged", "judge"]
 
@@ -43,24 +46,45 @@ def judge(folder: Path) -> Judged:
 
     Raises DataError where a file is damaged, ComparisonRefused where the arms were not scored on the same tokens.
     """
-    for name in ("verdict.json", "power.svg"):
+    for name in ("verdict.json", "power.svg", "style.json", "originality.json", "retention.json"):
         (folder / name).unlink(missing_ok=True)
     e = gather(folder)
     comparisons = None
     if (folder / "scores.parquet").is_file():
         comparisons = _compared(folder, e)
-    e = dataclasses.replace(e, comparisons=comparisons)
-    findings = diagnose(e.facts())
+    copying = _copying(folder, e, comparisons)
+    excess = copying.originality.excess.answer if copying.originality else "not measurable"
+    e = dataclasses.replace(
+        e,
+        comparisons=comparisons,
+        style=style_of_run(folder, None if excess == "not measurable" else excess == "excess copying"),
+        copying=copying,
+        retention=judge_retention(folder, e.recipe.evaluation.forgetting_percent),
+    )
+    blocks = {"style": verdicts.style(e), "originality": verdicts.originality(e), "retention": verdicts.retention(e)}
+    findings = diagnose(e.facts(blocks))
     e = dataclasses.replace(e, findings=findings, **_refused(comparisons, _stop(findings)))
     verdict = verdicts.verdict(e)
     if e.comparisons is not None:
         write_json(folder / "comparisons.json", e.comparisons)
     write_json(folder / "findings.json", findings)
+    if e.style is not None and e.refusal is None:
+        write_json(folder / "style.json", e.style)
+    for name, found in (("originality.json", e.copying), ("retention.json", e.retention)):
+        if found is not None and e.refusal is None:
+            write_json(folder / name, found)
     write_text(folder / "analysis.md", analysis(e))
     if e.test is not None:
         write_text(folder / "power.svg", power_svg(e.test))
     write_json(folder / "verdict.json", verdict)
     return Judged(folder, verdict, e)
+
+
+def _copying(folder: Path, e: Evidence, comparisons: Comparisons | None) -> Copying:
+    documents = {
+        name: read_documents(path) if (path := folder / "data" / f"{name}.jsonl").is_file() else [] for name in ("train", "test")
+    }
+    return judge_copying(folder, documents, comparisons, e.recipe.evaluation.margin_nats, e.recipe.seed)
 
 
 def _compared(folder: Path, e: Evidence) -> Comparisons:

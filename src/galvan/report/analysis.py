@@ -7,9 +7,11 @@ order in `SECTIONS`; each returns Markdown or an empty string, and everything th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from galvan.diagnosis.catalogue import Finding, not_excluded, spans
+from galvan.report.copying import copying_section
 from galvan.report.evidence import Evidence
 from galvan.report.explanations import explanations, summary_of, summary_of_bits
 from galvan.report.markdown import code, commands, md, table
@@ -24,9 +26,12 @@ from galvan.report.prose import (
     percent_interval,
     plural,
     recipe_line,
+    sensitivity,
     sentence,
 )
 from galvan.report.remedies import Action, next_actions
+from galvan.report.retention import retention_section
+from galvan.report.style import style_section
 from galvan.statistics.paired import Gain
 
 HEADLINES = {
@@ -233,10 +238,15 @@ def _bits_findings(e: Evidence) -> list[tuple[str, str]]:
 
 def _present(e: Evidence) -> list[tuple[str, str]]:
     return [
-        (f"{f.code}: {md(f.title)} ({f.certainty})", _for_and_against(list(f.because), list(f.against)))
+        (f"{f.code}: {md(f.title)} ({f.certainty})", _for_and_against(list(f.because), list(f.against)) + _left(f, e.findings))
         for f in e.findings
         if f.status == "present"
     ]
+
+
+def _left(finding: Finding, findings: Sequence[Finding]) -> str:
+    """What remains possible, and the cheapest experiment."""
+    return f"\n\nNot excluded: {spans(not_excluded(findings))}. To settle it: {md(sentence(finding.settle), 1200)}"
 
 
 def _this_adapter_and_the_recipe(e: Evidence, test: Gain) -> list[tuple[str, str]]:
@@ -285,7 +295,8 @@ def _findings(e: Evidence) -> list[tuple[str, str]]:
     found += _this_adapter_and_the_recipe(e, test)
     found.append(("Training text beside held-out text", _train_against_test(e)))
     if e.curve is not None:
-        found.append((f"Learning curve: {e.curve.kind}", md(e.curve.reason)))
+        ahead = [f"Training twice as long: {e.curve.twice_as_long}"] if e.curve.twice_as_long else []
+        found.append((f"Learning curve: {e.curve.kind}", bullets([e.curve.reason, *ahead])))
     found.append(
         (
             "Can the measurement be trusted?",
@@ -296,15 +307,7 @@ def _findings(e: Evidence) -> list[tuple[str, str]]:
 
 
 def _sensitivity(e: Evidence, test: Gain) -> str:
-    lines = [test.sensitivity]
-    if test.verdict == "inconclusive":
-        if test.documents_needed_for_margin:
-            lines.append(
-                f"To see a change as large as the margin: {test.documents_needed_for_margin}, "
-                f"about {test.documents_needed_for_margin.tokens80:,} tokens"
-            )
-        if test.documents_needed_for_observed:
-            lines.append(f"To see a change as large as the one observed, for planning only: {test.documents_needed_for_observed}")
+    lines = sensitivity(test)
     spread = e.comparisons.bottleneck if e.comparisons else None
     if spread is not None and spread.advice:
         lines.append(f"What would help most is {spread.advice}: {spread.reason}")
@@ -381,7 +384,17 @@ def next_steps(e: Evidence) -> str:
         ),
         (bool(passed), f"Run the controls (passed: {', '.join(passed) or 'none'})"),
         (e.judged is not None, "Compare base and tuned on the same held-out documents, with an interval"),
-        (False, "Compare style, copying and what was forgotten (not measured in this run)"),
+        *(
+            (yes, f"{what}{'' if yes else ' (not measured in this run)'}")
+            for yes, what in (
+                (e.style is not None, "Compare style with held-out text of the author"),
+                (
+                    e.copying is not None and e.copying.originality is not None,
+                    "Look for copies of the training text in what was written",
+                ),
+                (e.retention is not None and e.retention.answer is not None, "Measure on neutral text what was forgotten"),
+            )
+        ),
         *((False, action.action) for action in next_actions(e)),
     ]
     return "## Next steps\n\n" + "\n".join(f"- [{'x' if yes else ' '}] {md(text)}" for yes, text in done)
@@ -430,6 +443,9 @@ def files(e: Evidence) -> str:
             "of the adapter found", e.integrity is not None), ("training.jsonl", "every training step", bool(e.trace)),
         ("power.svg", "the result and what could have been seen, as a picture", e.test is not None),
         ("curves.jsonl", "every evaluation, by document", e.curve is not None), ("recipe.yaml", "the resolved recipe", True),
+        ("samples.jsonl", "what base and tuned wrote", e.style is not None), ("style.json", "how it is written, with every check", e.style is not None),
+        ("originality.json", "copies and their sources, by text", e.copying is not None), ("retention.json", "what was kept and forgotten", e.retention is not None),
+        ("retention.parquet", "both distributions compared, by document", e.retention is not None and e.retention.neutral is not None),
     ]  # fmt: skip
     return "## Files\n\n" + "\n".join(f"- `{name}`: {what}" for name, what, there in known if there)
 
@@ -451,5 +467,5 @@ def conclusion(e: Evidence) -> str:
 
 
 SECTIONS: tuple[Callable[[Evidence], str], ...] = (
-    summary, training_details, key_findings, possible_explanations, recommendations, next_steps, how_measured, files, conclusion,
+    summary, training_details, key_findings, style_section, copying_section, retention_section, possible_explanations, recommendations, next_steps, how_measured, files, conclusion,
 )  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Literal
 from galvan.diagnosis.catalogue import Finding
 from galvan.report.evidence import Evidence
 from galvan.report.prose import control_line, epochs, nats, percent, percent_interval, plural
-from galvan.report.remedies import FEW_STEPS, LEARNING_RATES, attention_only, capacity
+from galvan.report.remedies import FEW_STEPS, LEARNING_RATES, attention_only, capacity, still_falling
 from galvan.statistics.bits_per_byte import BitsGain
 from galvan.statistics.paired import Gain
 from galvan.statistics.power import shown_count
@@ -91,7 +91,7 @@ def too_little_training(e: Evidence) -> Explanation | None:
         because.append("Only attention layers were adapted, which learns less than adapting all linear layers")
     if curve is not None:
         kind = curve.kind
-        (because if kind in ("under-trained", "not learning") else against if kind in ("saturated", "over-fitted") else []).append(
+        (because if kind == "not learning" or still_falling(e) else against if kind in ("saturated", "over-fitted") else []).append(
             f"The curve is {kind}: {curve.reason}"
         )
     if probe is not None and probe.ci95 is not None:
@@ -105,7 +105,7 @@ def too_little_training(e: Evidence) -> Explanation | None:
         )
     kind = curve.kind if curve else "not determined"
     level = kind == "over-fitted" or (kind == "saturated" and steps >= FEW_STEPS)
-    status: Status = "Supported" if kind in ("under-trained", "not learning") else "Unlikely" if level else "Not settled"
+    status: Status = "Supported" if kind == "not learning" or still_falling(e) else "Unlikely" if level else "Not settled"
     return Explanation(
         "Training was insufficient",
         status,

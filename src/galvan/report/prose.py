@@ -5,6 +5,7 @@ from __future__ import annotations
 from galvan.compare import Control
 from galvan.compare_seeds import SeedsCompared
 from galvan.report.markdown import md
+from galvan.statistics.paired import Gain
 from galvan.statistics.ratio import Interval
 
 CONTROL_NAMES = {
@@ -47,6 +48,17 @@ def sentence(text: str) -> str:
 def control_line(name: str, control: Control) -> str:
     word = {"ok": "passed", "failed": "FAILED", None: "not run"}[control.status]
     return f"{CONTROL_NAMES.get(name, name)}: {word}. {control.reason}"
+
+
+def sensitivity(test: Gain) -> list[str]:
+    """What these documents could not have shown and, where they were too few to tell, how many would be enough (METHODS S2.1, S2.2)."""
+    lines = [test.sensitivity]
+    margin, observed = test.documents_needed_for_margin, test.documents_needed_for_observed
+    if test.verdict == "inconclusive" and margin is not None:
+        lines.append(f"To see a change as large as the margin: {margin}, about {margin.tokens80:,} tokens")
+    if test.verdict == "inconclusive" and observed is not None:
+        lines.append(f"To see a change as large as the one observed, for planning only: {observed}")
+    return lines
 
 
 def recipe_line(known: SeedsCompared) -> str:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from galvan.diagnosis.catalogue import Finding
 from galvan.report.evidence import Evidence
 from galvan.report.prose import percent, plural, sentence
 from galvan.statistics.power import shown_count
@@ -23,6 +24,8 @@ ATTENTION = frozenset(
 FEW_STEPS, ENOUGH_STEPS, MOST_REPEATS = 50, 100, 4
 LARGE_BATCH, USUAL_BATCH = 32, 16
 BITS_PER_PARAMETER = 2
+OWN_REMEDY = frozenset(["D05", "D06", "D07", "D11", "D12", "G08", "G09", "G10", "I01"])  # a function below knows more of these
+AFTERWARDS = frozenset(["G12", "I02", "I03"])  # judgements of the outcome, which the remedies before them may change
 _PLAIN_NAME = re.compile(r"[\w][\w.-]*(/[\w.-]+)?(@[\w./-]+)?", re.ASCII)
 
 
@@ -38,10 +41,11 @@ class Action:
 
 def next_actions(e: Evidence) -> list[Action]:
     """The actions for this run, the first first. A refused comparison has only its mending: nothing else is known yet."""
-    mending = _mend(e)
     if e.refusal is not None:
-        return mending
-    return mending + [action for remedy in REMEDIES for action in remedy(e)]
+        return _mend(e, e.findings)
+    first = [f for f in e.findings if f.code not in OWN_REMEDY and f.code not in AFTERWARDS]
+    later = [f for f in e.findings if f.code in AFTERWARDS]
+    return _mend(e, first) + [action for remedy in REMEDIES for action in remedy(e)] + _mend(e, later)
 
 
 def _wanting(e: Evidence) -> bool:
@@ -51,7 +55,8 @@ def _wanting(e: Evidence) -> bool:
     return test is not None and (idle or test.verdict != "improved" or test.nats_per_token < test.margin)
 
 
-def _mend(e: Evidence) -> list[Action]:
+def _mend(e: Evidence, findings: Sequence[Finding]) -> list[Action]:
+    """What to do about the causes that are present; for a refused comparison there is always something."""
     check = f"galvan check {portable(e.provenance.get('base'), 'BASE')} ADAPTER"
     found = [
         Action(
@@ -60,7 +65,7 @@ def _mend(e: Evidence) -> list[Action]:
             sentence(f.settle),
             check,
         )
-        for f in e.findings
+        for f in findings
         if f.status == "present"
     ]
     if e.refusal is None or found:
@@ -126,17 +131,26 @@ def _all_linear(e: Evidence) -> list[Action]:
     ]  # fmt: skip
 
 
+def still_falling(e: Evidence) -> bool:
+    """True if the curves ask for more steps: under-trained, or falling at the end by more than the margin without a forecast."""
+    finding = e.curve.finding if e.curve else None
+    return finding is not None and (
+        finding.kind == "under-trained"
+        or (finding.kind == "not determined" and finding.falling_by(e.recipe.evaluation.margin_nats))
+    )
+
+
 def _more_steps(e: Evidence) -> list[Action]:
     kind = e.curve.kind if e.curve else None
     steps = (e.training or {}).get("steps")
     short = _wanting(e) and isinstance(steps, int) and steps < FEW_STEPS and kind not in ("over-fitted", "unstable")
-    if not isinstance(steps, int) or not steps or not (short or kind == "under-trained"):
+    if not isinstance(steps, int) or not steps or not (short or still_falling(e)):
         return []
     epochs = e.recipe.training.epochs
     longer = epochs * min(MOST_REPEATS, max(2, math.ceil(ENOUGH_STEPS / steps)))
     why = (
         e.curve.reason
-        if e.curve and kind == "under-trained"
+        if e.curve and still_falling(e)
         else f"{plural(steps, 'step')} are few; below {FEW_STEPS} a LoRA has hardly begun to move."
     )
     return [

@@ -10,11 +10,16 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from galvan.diagnosis.catalogue import phrase
 from galvan.report.analysis import HEADLINES
+from galvan.report.copying import copying_line
 from galvan.report.evidence import Evidence
 from galvan.report.explanations import headline_of
-from galvan.report.prose import CONTROL_NAMES, plural, recipe_line, sentence
+from galvan.report.prose import CONTROL_NAMES, plural, recipe_line, sensitivity, sentence
 from galvan.report.remedies import next_actions
+from galvan.report.retention import retention_line
+from galvan.report.style import style_line
+from galvan.style.judge import Style
 from galvan.text import shown
 
 COLOURS = {
@@ -84,19 +89,28 @@ def _details(page: Page, e: Evidence) -> None:
         page.row("Controls", ", ".join(ran) if ran else "none was run")
     test = e.test
     if test is not None:
-        page.row("Sensitivity", test.sensitivity)
+        for number, line in enumerate(sensitivity(test)):
+            page.row("Sensitivity" if number == 0 else "", sentence(line))
         for caution in test.cautions:
             page.row("Caution", caution)
     known = e.comparisons.recipe if e.comparisons else None
     if known is not None and len(known.seeds) > 1:
         page.row("Recipe", recipe_line(known))
+    if e.style is not None and e.refusal is None:
+        page.row("Style", style_line(e.style.style))
+    if e.refusal is None:
+        if e.copying is not None and e.copying.originality is not None:
+            page.row("Copying", copying_line(e.copying))
+        if e.retention is not None and e.retention.answer is not None:
+            page.row("Retention", retention_line(e.retention))
     counts = {status: sum(f.status == status for f in e.findings) for status in ("present", "unknown", "absent")}
     page.row("Causes", f"{counts['present']} present, {counts['unknown']} unknown, {counts['absent']} excluded")
     for finding in e.findings:
         if finding.status == "present":
-            page.row(f"  {finding.code}", f"{finding.title} ({finding.certainty})", "red")
-            for because in finding.because:
-                page.row("  because", because)
+            said = phrase(finding, e.findings)
+            page.row(f"  {finding.code}", f"{said[0][0]}: {said[0][1]}", "red")
+            for label, text in said[1:]:
+                page.row("", f"{label}: {text}")
 
 
 def _actions(page: Page, e: Evidence, folder: Path) -> None:
@@ -110,6 +124,29 @@ def _in_place(command: str, folder: Path) -> str:
     """The command with this run's own files where it says RECIPE and ADAPTER."""
     own = {"RECIPE": folder / "recipe.yaml", "ADAPTER": folder / "adapter"}
     return " ".join(shlex.quote(str(own[word])) if word in own and own[word].exists() else word for word in command.split(" "))
+
+
+def show_style(found: Style, console: Console | None = None) -> None:
+    """What `galvan style` found: counts, checks, guards, what moved, and the answer last."""
+    page = Page(console or Console(highlight=False))
+    for name, n in found.counts.items():
+        short = f", {n.too_short:,} too short to count" if n.too_short else ""
+        page.row(name.replace("_", "-"), f"{plural(n.units, 'text')} measured, cut to {found.common_words} words{short}")
+    for word, listed in (
+        ("Known", [(c.name, c.ok, c.says) for c in found.validity]),
+        ("Guard", [(g.name, g.ok, g.says) for g in found.guards]),
+    ):
+        for name, ok, says in listed:
+            page.row(word, f"{name}: {says}", "red" if ok is False else "")
+    for moved in found.moved:
+        means = f"author {moved.author.mean:.2f}, base {moved.base.mean:.2f}, tuned {moved.tuned.mean:.2f}"
+        page.row(
+            "Moved",
+            f"{moved.phrase}: {means} ({'toward' if moved.toward_author else 'away from'} the author, p {moved.p_adjusted:.3f})",
+        )
+    for caution in found.cautions:
+        page.row("Caution", caution, "yellow")
+    page.row("Style", style_line(found), {"yes": "bold green", "no": "bold red"}.get(found.closer, "bold yellow"))
 
 
 def show_stage(result: Mapping[str, Any], console: Console | None = None) -> None:

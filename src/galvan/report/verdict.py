@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from galvan import errors
+from galvan.copying.originality import HUMAN, TUNED
 from galvan.diagnosis.catalogue import causes
 from galvan.errors import RecipeError
 from galvan.report.evidence import Evidence
@@ -104,15 +105,42 @@ def recipe(e: Evidence) -> dict[str, Any]:
 
 
 def style(e: Evidence) -> dict[str, Any]:
-    return _block(NOT_MEASURED, closer="not measurable", gap_closed=None, ci95=None, vetoes=[])
+    if e.style is None or e.refusal is not None:
+        return _block(e.refusal or NOT_MEASURED, closer="not measurable", gap_closed=None, ci95=None, vetoes=[])
+    found = e.style.style
+    closed = found.gap_closed
+    return {
+        "closer": found.closer, "gap_closed": closed and closed.value, "ci95": closed and closed.ci95, "vetoes": list(found.vetoes),
+        "reason": found.reason + (f" {closed.reason}" if closed and closed.reason else ""),
+    }  # fmt: skip
 
 
 def originality(e: Evidence) -> dict[str, Any]:
-    return _block(NOT_MEASURED, **dict.fromkeys(NO_ORIGINALITY))
+    found = e.copying
+    if found is None or found.originality is None or e.refusal is not None:
+        return _block(e.refusal or (found and found.reason) or NOT_MEASURED, **dict.fromkeys(NO_ORIGINALITY))
+    excess, human = found.originality.excess, found.originality.of(HUMAN)
+    tuned = found.originality.of(TUNED)
+    return _block(
+        excess.reason,
+        excess_copying=None if excess.answer == "not measurable" else excess.answer == "excess copying",
+        longest_span_words=tuned and tuned.longest_of_all,
+        held_out_longest_span_words=human and human.longest_max,
+    )
 
 
 def retention(e: Evidence) -> dict[str, Any]:
-    return _block(NOT_MEASURED, **dict.fromkeys(NO_RETENTION))
+    found = e.retention
+    if found is None or found.neutral is None or e.refusal is not None:
+        return _block(e.refusal or (found and found.reason) or NOT_MEASURED, **dict.fromkeys(NO_RETENTION))
+    neutral = found.neutral
+    return _block(
+        found.reason,
+        kl_nats=neutral.kl_nats.value,
+        top1_agreement=neutral.top1_agreement.value,
+        neutral_perplexity_change_percent=neutral.perplexity_change_percent.value,
+        forgot=found.forgot,
+    )
 
 
 CONTROLS = ("base_vs_base", "zero_adapter", "random_b", "shuffled_text", "shuffled_author")

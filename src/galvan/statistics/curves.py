@@ -1,7 +1,7 @@
 """What the curves of a run say: learning, under-trained, saturated, over-fitted, unstable, or not determined (METHODS S7.2).
 
 Levels of a curve are noisy because documents differ; differences between checkpoints on the same documents are not. Every rule
-here is a paired contrast with a jackknife interval.
+here is a paired contrast with a jackknife interval, and a rule that looks at every checkpoint pays for all of them (max-T).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class CurveFinding:
     """The class of a run's curves and the contrasts behind it, all in nats a token, positive = loss fell.
 
     `probe_total`: probe, start to end. `probe_late`, `held_out_late`: the last quarter of the steps. `probe_after_best`: from the
-    best checkpoint to the end. Contrasts are None where the run is unstable by undefined numbers.
+    best checkpoint to the end. All but the class and its reason are None where there are no curves to contrast.
     """
 
     kind: CurveClass
@@ -72,6 +72,19 @@ class CurveFinding:
     held_out_late: Ratio | None
     probe_after_best: Ratio | None
     extrapolation: Extrapolation | None
+
+    def falling_by(self, margin: float) -> bool:
+        """True if both losses fell in the last quarter by their 95 % intervals, the held-out one by more than `margin` nats.
+
+        A reason to train longer even where nothing allows to say how much that would give.
+        """
+        late = self.held_out_late
+        return late is not None and late.value > margin and _falls(late) and self.probe_late is not None and _falls(self.probe_late)
+
+
+def undetermined(reason: str, kind: CurveClass = "not determined") -> CurveFinding:
+    """A finding without a contrast: what would have been compared is not there, or is not a number."""
+    return CurveFinding(kind, reason, None, None, None, None, None, None)
 
 
 def classify_curves(
@@ -92,21 +105,22 @@ def classify_curves(
     """Classify a run from per-document NLL sums in nats at each checkpoint, step 0 first (METHODS S7.1, S7.2).
 
     `steps` [P] rising; `held_out_nll` P arrays [n], `held_out_tokens` [n]; `probe_nll` P arrays [m] on a fixed sample of training
-    documents, `probe_tokens` [m]. `learning_rates` [P], `gradient_norms` of any length. `clusters`, `sources`, `positions`
+    documents, `probe_tokens` [m]. `learning_rates` and `gradient_norms`, one each optimizer step, NaN where one was none. `clusters`, `sources`, `positions`
     describe the held-out documents, as in `paired_gain`. NaN or infinite losses are a finding, not an error; other mismatches raise DataError.
     """
     margin, t = margin_of(margin), _rising(steps)
-    undefined = _undefined(t, held_out_nll, probe_nll, gradient_norms)
+    norms = np.asarray([] if gradient_norms is None else gradient_norms, dtype=np.float64)
+    undefined = _undefined(t, held_out_nll, probe_nll, norms)
     if undefined is not None:
-        return CurveFinding("unstable", undefined, None, None, None, None, None, None)
+        return undetermined(undefined, "unstable")
     held_sizes, probe_sizes = (
         counts(name, v, np.size(v)) for name, v in (("held_out_tokens", held_out_tokens), ("probe_tokens", probe_tokens))
     )
     grouping = group_documents(held_sizes.size, clusters, sources, positions).coarsest
     held_out = _curve("held_out_nll", held_out_nll, held_sizes, grouping, t.size)
     probe = _curve("probe_nll", probe_nll, probe_sizes, group_documents(probe_sizes.size).fine, t.size)
-    rates = None if learning_rates is None else numbers("learning_rates", learning_rates, t.size)
-    return _classify(t, held_out, probe, margin, rates, rng)
+    rates = None if learning_rates is None else numbers("learning_rates", learning_rates)
+    return _classify(t, held_out, probe, margin, rates, _spike(norms), rng)
 
 
 def _rising(steps: npt.ArrayLike) -> FloatArray:
@@ -119,19 +133,21 @@ def _rising(steps: npt.ArrayLike) -> FloatArray:
 
 
 def _undefined(
-    t: FloatArray, held_out: Sequence[npt.ArrayLike], probe: Sequence[npt.ArrayLike], gradient_norms: npt.ArrayLike | None
+    t: FloatArray, held_out: Sequence[npt.ArrayLike], probe: Sequence[npt.ArrayLike], gradient_norms: FloatArray
 ) -> str | None:
-    """The sentence for a loss or gradient that is not a number, or a gradient spike; None if all is well."""
+    """The sentence for a loss or gradient that is not a number; None if all are."""
     for name, curve in (("held-out", held_out), ("probe", probe)):
         for step, losses in zip(t, curve, strict=False):
             if not np.isfinite(np.asarray(losses, dtype=np.float64)).all():
                 return f"The {name} loss is not a number at step {step:g}."
-    if gradient_norms is None or not np.size(gradient_norms):
+    bad = np.flatnonzero(~np.isfinite(gradient_norms))
+    return f"The loss or its gradient is not a number at step {bad[0] + 1}." if bad.size else None
+
+
+def _spike(gradient_norms: FloatArray) -> str | None:
+    if not gradient_norms.size:
         return None
-    norms = np.asarray(gradient_norms, dtype=np.float64)
-    if not np.isfinite(norms).all():
-        return "A gradient norm is not a number."
-    largest, median = float(norms.max()), float(np.median(norms))
+    largest, median = float(gradient_norms.max()), float(np.median(gradient_norms))
     return f"A gradient norm of {largest:.3g} is {largest / median:.0f} times the median." if largest > SPIKE * median > 0 else None
 
 
@@ -144,19 +160,37 @@ def _curve(name: str, nll: Sequence[npt.ArrayLike], sizes: FloatArray, grouping:
     return Curve(grouping.sums(rows), grouping.sums(sizes))
 
 
+def _simultaneous(differences: FloatArray, sizes: FloatArray, rng: np.random.Generator) -> list[tuple[float, Interval | None]]:
+    """Every row's fall in nats a token, with 95 % intervals that hold for all at once (max-T): `differences` [K, n_units]."""
+    critical = sign_flip_max_t(differences, sizes, rng).critical95 if sizes.size > 1 else 0.0
+    falls = [ratio(row, sizes) for row in differences]
+    halves = [None if f.se is None or f.df is None else max(critical, t_quantile(0.975, f.df)) * f.se for f in falls]
+    return [
+        (f.value, None if half is None else Interval(f.value - half, f.value + half)) for f, half in zip(falls, halves, strict=True)
+    ]
+
+
 def best_checkpoint(t: FloatArray, held_out: Curve, rng: np.random.Generator) -> BestCheckpoint:
     """The best checkpoint but the last, and the simultaneous interval of its lead over the last."""
     best = int(held_out.levels()[:-1].argmin())
-    lead = held_out.fall(-1, best)
-    if lead.se is None or lead.df is None:
-        return BestCheckpoint(best, float(t[best]), lead.value, None)
-    looked = sign_flip_max_t(held_out.sums[-1] - held_out.sums[:-1], held_out.sizes, rng)
-    half = max(looked.critical95, t_quantile(0.975, lead.df)) * lead.se
-    return BestCheckpoint(best, float(t[best]), lead.value, Interval(lead.value - half, lead.value + half))
+    lead, interval = _simultaneous(held_out.sums[-1] - held_out.sums[:-1], held_out.sizes, rng)[best]
+    return BestCheckpoint(best, float(t[best]), lead, interval)
+
+
+def _risen(held_out: Curve, rng: np.random.Generator) -> int:
+    """At how many checkpoints held-out loss is above its start, by intervals that pay for looking at all of them."""
+    rises = _simultaneous(held_out.sums[1:] - held_out.sums[0], held_out.sizes, rng)
+    return sum(_above(interval) for _, interval in rises)
 
 
 def _classify(
-    t: FloatArray, held_out: Curve, probe: Curve, margin: float, rates: FloatArray | None, rng: np.random.Generator
+    t: FloatArray,
+    held_out: Curve,
+    probe: Curve,
+    margin: float,
+    rates: FloatArray | None,
+    spike: str | None,
+    rng: np.random.Generator,
 ) -> CurveFinding:
     best = best_checkpoint(t, held_out, rng)
     quarter = int(np.flatnonzero(t <= t[0] + 0.75 * (t[-1] - t[0]))[-1])
@@ -179,38 +213,42 @@ def _classify(
             "over-fitted",
             f"Held-out loss was {best.gain_over_last:.4f} nats lower at step {best.step:g}, while training loss fell on.",
         )
-    risen = _risen(held_out)
-    if len(risen) >= CHECKPOINTS_ABOVE_START:
-        return finding(
-            "unstable",
-            f"Held-out loss is above where it started at {len(risen)} checkpoints, and training loss does not fall instead.",
-        )
+    risen = _risen(held_out, rng)
+    if spike is not None or risen >= CHECKPOINTS_ABOVE_START:
+        return finding("unstable", spike or f"Held-out loss is above where it started at {risen} checkpoints.")
     if whole.high < 2 * margin:
         return finding(
             "not learning", f"Loss on training text itself fell by at most {whole.high:.4f} nats, under twice the margin."
         )
-    kind, reason = _late(late, held_late, ahead, margin)
-    return finding(kind, reason)
+    if whole.low <= 0:
+        return finding("not determined", f"Loss on training text may have fallen by {whole.high:.4f} nats, or not at all.")
+    return finding(*_late(late, held_late, ahead, margin))
 
 
 def _above(interval: Interval | None) -> bool:
     return interval is not None and interval.low > 0
 
 
-def _risen(held_out: Curve) -> list[int]:
-    """Checkpoints whose held-out loss is above the start by its 95 % interval."""
-    return [k for k in range(1, len(held_out.sums)) if _above(held_out.fall(k, 0).interval())]
+def _falls(fall: Ratio) -> bool:
+    return _above(fall.interval())
 
 
 def _late(late: Ratio, held_late: Ratio, ahead: Extrapolation, margin: float) -> tuple[CurveClass, str]:
     """Under-trained, saturated or not determined, from the last quarter of the steps."""
-    if _above(late.interval()) and _above(held_late.interval()) and ahead.change_nats is not None and -ahead.change_nats > margin:
-        return "under-trained", f"Both losses were still falling in the last quarter. {ahead.reason}"
     ci95, ci90 = held_late.interval(), held_late.interval(0.90)
     assert ci95 is not None and ci90 is not None
+    quarter = "in the last quarter of the steps"
+    fell = f"Held-out loss fell by {held_late.value:.4f} nats ({ci95.low:.4f} to {ci95.high:.4f}) {quarter}"
+    further = None if ahead.change_nats is None else -ahead.change_nats
+    if ci95.low > 0 and _falls(late) and further is not None and further > margin:
+        return "under-trained", f"{fell}, loss on training text fell as well, and more steps should gain more than the margin."
     if -margin / 2 < ci90.low and ci90.high < margin / 2:
-        return "saturated", f"Held-out loss changed by less than {margin / 2:g} nats in the last quarter of the steps."
+        return "saturated", f"Held-out loss changed by less than {margin / 2:g} nats {quarter}."
     if ci95.high < margin:
-        return "saturated", f"Held-out loss fell by less than {margin:g} nats in the last quarter of the steps."
-    open_point = "may still be falling" if ci95.low <= 0 else f"is still falling, but not how far it would go: {ahead.reason}"
-    return "not determined", f"Held-out loss {open_point}" + ("." if not open_point.endswith(".") else "")
+        return "saturated", f"{fell}: by less than the margin of {margin:g}."
+    if ci95.low <= 0:
+        return "not determined", f"{fell}: this fits both a level and a falling end."
+    if not _falls(late):
+        return "not determined", f"{fell}, but loss on training text was not seen to fall."
+    unknown = "how far it would go is not known" if further is None else "more steps are not expected to gain more than the margin"
+    return "not determined", f"{fell}, but {unknown}."

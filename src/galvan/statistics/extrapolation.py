@@ -125,7 +125,7 @@ def extrapolate(
         width, gain = floor.high - floor.low, abs(change)
         return _refused(f"The data leave the curve's floor open ({width:.3g} nats wide, for a predicted gain of {gain:.3g}).")
     span = f"80 % interval {ci80.low:+.4f} to {ci80.high:+.4f}"
-    reason = f"By step {2 * t[-1]:g} the held-out loss would change by {change:+.4f} nats a token ({span})."
+    reason = f"By step {2 * t[-1]:g} held-out loss would change by {change:+.4f} nats a token ({span})."
     return Extrapolation(
         change, ci80, float(fit.c), Interval(floor.low + now, floor.high + now), float(fit.b), float(2 * t[-1]), reason
     )

@@ -1,0 +1,90 @@
+"""A corrected copy of an adapter whose fault is mechanical: names that a wrapper changed, a scale that training recorded otherwise.
+
+The adapter itself is never written to, and no folder that exists is. Values are not touched: what was not learned cannot be mended.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from galvan.errors import ModelError, RecipeError
+from galvan.measure.adapter_files import file_facts
+from galvan.measure.facts import FileFacts, Recorded, broken
+from galvan.measure.key_names import renamed
+from galvan.measure.recorded import REPAIRED as MARK
+from galvan.measure.recorded import recorded
+from galvan.models import Located, read_config, weight_files
+from galvan.rundir import cannot_write, write_json
+from galvan.text import shown
+
+_COPIED = {".json", ".jinja", ".model", ".txt", ".md"}
+_SCALE = {"lora_alpha": "alpha", "r": "rank", "use_rslora": "use_rslora"}
+
+
+def repair(base: Located, adapter: Located, out: Path) -> list[str]:
+    """Write a corrected copy of `adapter` to the new folder `out`; returns what was changed, a sentence each.
+
+    Raises RecipeError if `out` exists, ModelError if nothing can be mended so, ResourceError if the disk refuses.
+    """
+    if out.exists():
+        raise RecipeError("repair/exists", f"{shown(str(out))} is there already, and nothing is overwritten; name a new folder.")
+    facts, record = file_facts(base, adapter), recorded(adapter)
+    if facts.kind != "lora":
+        raise ModelError("repair/kind", f"{shown(adapter.name)} is no LoRA adapter, and only those can be mended.")
+    config = read_config(adapter.path / "adapter_config.json")
+    scale = _scale(config, record)
+    names = {old: new.name for old, new in renamed(facts.unexpected_keys, facts.missing_keys).items()}
+    if facts.unexpected_keys and not facts.fits_after_renaming:
+        names = {}
+    if not scale and not names:
+        raise ModelError("repair/nothing", f"{shown(adapter.name)} cannot be mended by a copy: {_why_not(facts)}.")
+    changed = [
+        f"{key} is {value}, as training recorded (it was {shown(str(config.get(key)), 40)})." for key, value in scale.items()
+    ]
+    changed += [f"{len(names)} keys renamed: {', '.join(facts.renames)}."] if names else []
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        for path in adapter.path.iterdir():
+            if path.is_file() and path.suffix in _COPIED:
+                shutil.copyfile(path, work / path.name)
+        write_json(work / "adapter_config.json", {**config, **scale})
+        write_json(work / MARK, {"repaired_from": adapter.name, "changes": changed})
+        for path in weight_files(adapter, "adapter_model"):
+            _write(path, work / path.name, names)
+        work.chmod(0o755)
+        work.rename(out)
+    except OSError as error:
+        raise cannot_write(out, error) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return changed
+
+
+def _scale(config: Mapping[str, Any], record: Recorded | None) -> dict[str, Any]:
+    """What adapter_config.json says otherwise than training recorded, or not at all."""
+    wanted = {key: getattr(record, name) for key, name in _SCALE.items()} if record else {}
+    return {key: value for key, value in wanted.items() if value is not None and config.get(key) != value}
+
+
+def _why_not(facts: FileFacts) -> str:
+    why = broken(facts)
+    return f"{why}, and no record of training or change of names mends that" if why else "nothing in its files is wrong"
+
+
+def _write(path: Path, copy: Path, names: Mapping[str, str]) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(path, framework="pt") as stream:
+        metadata = stream.metadata() or {"format": "pt"}
+        tensors = {}
+        for name in stream.keys():  # noqa: SIM118
+            plain = re.sub(r"\.default(?=\.|$)", "", name)
+            tensors[names.get(name, names.get(plain, name))] = stream.get_tensor(name).contiguous()
+    save_file(tensors, copy, metadata=metadata)

@@ -1,0 +1,8 @@
+"""Does it write like the author? Torch-free measures of texts from anywhere (METHODS 4)."""
+
+from galvan.style.guards import BaseLikelihood
+from galvan.style.judge import PRONOUNS, Style, judge_style
+from galvan.style.measures import MEASURES, Measure, measure
+from galvan.style.samples import Texts
+
+__all__ = ["MEASURES", "PRONOUNS", "BaseLikelihood", "Measure", "Style", "Texts", "judge_style", "measure"]
