@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import struct
 import subprocess
 import sys
@@ -83,14 +84,19 @@ def main() -> None:
         base.mkdir(), adapter.mkdir()
         write_base(base)
         parameters = write_adapter(adapter, rank)
-        seconds = []
+        seconds: list[float] = []
+        processor: list[float] = []
         for _ in range(3):
-            start = time.perf_counter()
+            start, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
             subprocess.run(
                 [sys.executable, "-m", "galvan", "check", base, adapter, "--files-only"], check=True, capture_output=True
             )
+            now = resource.getrusage(resource.RUSAGE_CHILDREN)
             seconds.append(time.perf_counter() - start)
-    print(f"galvan check --files-only, 7B base, rank {rank}, {parameters:,} parameters: {min(seconds):.2f} s (rounds: {seconds})")
+            processor.append(now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime)
+    print(
+        f"galvan check --files-only, 7B base, rank {rank}, {parameters:,} parameters: {min(seconds):.2f} s, {min(processor):.2f} s of processor time"
+    )
 
 
 if __name__ == "__main__":

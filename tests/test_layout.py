@@ -16,7 +16,7 @@ PACKAGE = ROOT / "src" / "galvan"
 # A module may import those that stand above it, and its own family.
 ORDER = [
     {"errors", "text", "progress", "__init__"},
-    {"recipe"},
+    {"recipe", "distributed"},
     {"payload", "rundir"},
     {"statistics"},
     {"data"},

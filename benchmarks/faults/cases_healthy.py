@@ -36,6 +36,12 @@ for _name, (_line, _changes) in CHANGES.items():
 
 
 @healthy((*DEVELOPMENT, *HELD_OUT))
+def healthy_evaluated(place: Place) -> Said:
+    """The adapter of a healthy run, taken elsewhere and evaluated."""
+    return place.evaluate(place.adapter())
+
+
+@healthy((*DEVELOPMENT, *HELD_OUT))
 def healthy_dora(place: Place) -> Said:
     """DoRA, trained and saved by PEFT."""
     return place.evaluate(train_with_peft(place, place.folder / "adapter", use_dora=True))

@@ -85,7 +85,7 @@ def memorised_in_full(place: Place) -> Said:
     )
 
 
-@fault("I02")
+@fault("I02", "I01")  # twelve epochs of every weight also overfit
 def forgotten(place: Place) -> Said:
     """The author is learned at the cost of all else: full training at a high rate for many epochs."""
     return place.run({"training.epochs": 12.0, "training.method": "full", "training.learning_rate": 0.02})
@@ -215,7 +215,7 @@ def tails_cut(place: Place) -> Said:
 
 def _reworded(place: Place) -> dict[str, Any]:
     """Half of the rows are the other half lightly reworded, and the split is at random."""
-    rows = ground.passages(place.setting.text)[:60]
+    rows = ground.passages(place.setting.text)[:25]
     again = [(text.replace(" the ", " that ", 2), f"{name} again") for text, name in rows]
     source = ground.write_text_file(place.folder / "copies.jsonl", [*rows, *again])
     return {"data.source": str(source), "data.clean.near_duplicates": None, "data.split.by": "random"}

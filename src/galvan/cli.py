@@ -338,7 +338,8 @@ def _stage_summary(result: dict[str, Any], preflight: str) -> str:
 
     audit = result["audit"]
     lines = [
-        f"{audit['documents']:,} documents, {audit['words']['total']:,} words, {audit['tokens']['total']:,} tokens from {audit['sources']:,} sources."
+        f"{audit['documents']:,} documents, {audit['words']['total']:,} words, {audit['tokens']['total']:,} tokens from "
+        f"{audit['sources']:,} source{'' if audit['sources'] == 1 else 's'}."
     ]
     lines += [
         f"  {name}: {part['documents']:,} documents, {part['tokens']['total']:,} tokens"
@@ -377,7 +378,23 @@ def _finish(judged: Judged, json: bool, quiet: bool, fail_on: str | None) -> Non
 
 
 def main() -> None:
-    """The entry point: a GalvanError is one sentence and its exit code, anything else is a bug of ours."""
+    """The entry point. Started as one of several processes, the first runs the command and the others help; all end with one exit code."""
+    from galvan import distributed
+
+    if not distributed.launched():
+        _main()
+    distributed.begin()
+    if distributed.rank():
+        sys.exit(distributed.serve())
+    try:
+        _main()
+    except SystemExit as leaving:
+        distributed.end(leaving.code if isinstance(leaving.code, int) else errors.EXIT_DONE)
+        raise
+
+
+def _main() -> NoReturn:
+    """A GalvanError is one sentence and its exit code, anything else is a bug of ours."""
     try:
         code = app(standalone_mode=False)  # without standalone mode typer returns the code of a typer.Exit, Ctrl-C's 130 too
         sys.stdout.flush()

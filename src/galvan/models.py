@@ -9,6 +9,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import warnings
@@ -226,6 +227,7 @@ def quiet() -> Iterator[None]:
     bars = transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, which advises kernels from a hub
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

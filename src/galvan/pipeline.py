@@ -45,7 +45,6 @@ def run(
         story.score()
         story.generate()
         story.retain()
-        story.retain()
         if seeds > 1:
             ask(story.folder, training_seeds(asked, seeds))
         judged = judge(story.folder)
@@ -83,7 +82,6 @@ def evaluate(
         story.check()
         story.score()
         story.generate()
-        story.retain()
         story.retain()
         return judge(story.folder)
 

@@ -47,6 +47,9 @@ class Shown:
         self._label, self._unit, self._note = "", "", ""
         self._total = self._done = self._begun = self._told = 0.0
 
+    def __reduce__(self) -> tuple[type[Silent], tuple[()]]:
+        return Silent, ()  # sent to another process: what it does is watched here
+
     def __enter__(self) -> Shown:
         self._bars.start()
         return self

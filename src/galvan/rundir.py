@@ -126,6 +126,17 @@ def to_json(value: Any, indent: int | None = 1) -> str:
     return json_shown(json.dumps(_plain(value), ensure_ascii=False, allow_nan=False, indent=indent))
 
 
+_ONE_LINE = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
+
+def row_of(document: Document) -> dict[str, Any]:
+    """What `_plain` makes of a document without payload, five times faster."""
+    row = {
+        "id": document.id, "text": document.text, "source": document.source, "position": document.position, "group": document.group,
+    }  # fmt: skip
+    return row if document.parent is None else {**row, "parent": document.parent}
+
+
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         members = ((field, getattr(value, field.name)) for field in dataclasses.fields(value))
@@ -162,7 +173,8 @@ def write_rows(path: Path, rows: Iterable[Any]) -> None:
     """One JSON object a line; rows are dataclasses or mappings."""
     with atomic(path) as stream:
         for row in rows:
-            stream.write(to_json(row, None).encode("utf-8") + b"\n")
+            plain = row_of(row) if isinstance(row, Document) and row.payload is None else _plain(row)
+            stream.write(json_shown(_ONE_LINE(plain)).encode("utf-8") + b"\n")
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,8 @@ import fcntl
 import glob
 import platform
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.resources import as_file, files
@@ -15,6 +16,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from galvan import distributed
 from galvan import recipe as recipes
 from galvan.errors import ComparisonRefused, DataError, GalvanError, RecipeError
 from galvan.progress import Progress, Silent
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from galvan.data.show import ShownRow
     from galvan.data.token_checks import TokenReport
     from galvan.data.tokens import TokenRow
+    from galvan.measure.generation import GenerationFacts, Sample
+    from galvan.measure.scoring import Score
     from galvan.models import Choice, Fingerprints, Located
     from galvan.preflight import Preflight
 
@@ -299,7 +303,7 @@ class Story:
         )  # fmt: skip
         if not self._reuse(stage):
             stage.begin()
-            names = self._train_now(target, stage.fingerprint)
+            names = distributed.together(Story._train_now, self, target, stage.fingerprint)
             stage.finish(names)
             shutil.rmtree(self.folder / "work", ignore_errors=True)
         from galvan.models import Located
@@ -321,7 +325,7 @@ class Story:
         targets: list[str] = []
         if settings.method == "lora":
             model = models.add_lora(model, settings.lora, self.base.name, self.base.revision, self.recipe.training_seed)
-            if settings.lora.start != "default":
+            if settings.lora.start != "default" and not distributed.rank():
                 models.save(model, work / "start")
             targets = sorted({n.rsplit(".lora_A", 1)[0].rsplit(".", 1)[-1] for n, _ in model.named_parameters() if ".lora_A." in n})
         elif self.recipe.model.quantization != "none":
@@ -334,6 +338,8 @@ class Story:
             model, self._rows_of_epoch(splits["train"], encode["train"], augmented), settings, self.recipe.training_seed, work, encode["validation"],
             _probe(encode["train"], settings.probe_documents), identity, self.progress,
         )  # fmt: skip
+        if distributed.rank():
+            return []
         saved = work / target
         start = work / "start" if settings.method == "lora" and settings.lora.start != "default" else None
         models.save(model, saved, None if settings.method == "lora" else self._tokenizer, start)
@@ -371,8 +377,6 @@ class Story:
 
     def score(self) -> None:
         """scores.parquet and provenance.json; nothing is scored where the integrity checks refuse the comparison."""
-        from galvan.measure.scoring import write_scores
-
         assert self.tuned is not None
         documents = {name: read_documents(self.folder / "data" / f"{name}.jsonl") for name in ("test", "train")}
         every = max(1, len(documents["train"]) // PROBE_DOCUMENTS)
@@ -388,14 +392,27 @@ class Story:
         if self._refused() or self._reuse(stage):
             return
         stage.begin()
+        distributed.together(Story._score_now, self, documents)
+        stage.finish(["scores.parquet"])
+
+    def _score_now(self, documents: Mapping[str, Sequence[Document]]) -> None:
         from galvan.measure.arms import score_arms
 
+        assert self.tuned is not None
         rows = score_arms(
             self.base, self.tuned, self.recipe, self._tokenizer, documents, self._context(), CONTROL_DOCUMENTS, self.device, self.dtype, self.progress,
             self._other_tokenizer(self.tuned),
         )  # fmt: skip
-        write_scores(self.folder / "scores.parquet", rows)
-        stage.finish(["scores.parquet"])
+        self._write_scores(rows)
+
+    def _write_scores(self, rows: Iterable[Score]) -> None:
+        """scores.parquet by the first process; the others only do their share of what the rows come from."""
+        from galvan.measure.scoring import write_scores
+
+        if distributed.rank():
+            deque(rows, maxlen=0)
+        else:
+            write_scores(self.folder / "scores.parquet", rows)
 
     def generate(self) -> None:
         """samples.jsonl and generation.json: what base and tuned write to the same prompts; nothing where the comparison is refused."""
@@ -411,11 +428,22 @@ class Story:
         if self._refused() or self._reuse(stage):
             return
         stage.begin()
+        samples, facts = distributed.together(Story._generate_now, self, splits)
+        write_rows(self.folder / "samples.jsonl", samples)
+        write_json(self.folder / "generation.json", facts)
+        stage.finish(["samples.jsonl", "generation.json"])
+
+    def _generate_now(self, splits: Mapping[str, Sequence[Document]]) -> tuple[list[Sample], GenerationFacts]:
         from galvan.measure.generation import generate
         from galvan.measure.prompts import median_length, prompt_facts, prompts
         from galvan.measure.vllm_engine import engine
 
+        assert self.tuned is not None
         asked, documents = self.recipe.generation, [d for part in splits.values() for d in part]
+        if asked.engine == "vllm" and distributed.world() > 1:
+            raise RecipeError(
+                "recipe/value", "generation.engine vllm runs processes of its own; start galvan as one, or set it to galvan."
+            )
         found = prompts(splits, asked, self._tokenizer)
         most = asked.max_new_tokens or median_length(found, documents, self._tokenizer)
         other = self._other_tokenizer(self.tuned)
@@ -426,9 +454,7 @@ class Story:
             {} if other is None else {"tuned": other}, writer,
         )  # fmt: skip
         facts.prompt_ids = prompt_facts(found, documents, self._tokenizer)
-        write_rows(self.folder / "samples.jsonl", samples)
-        write_json(self.folder / "generation.json", facts)
-        stage.finish(["samples.jsonl", "generation.json"])
+        return samples, facts
 
     def retain(self) -> None:
         """retention.parquet and extraction.parquet, and lm_eval.jsonl where tasks are asked for; nothing where the comparison is refused."""
@@ -450,19 +476,24 @@ class Story:
         if self._refused() or self._reuse(stage):
             return
         stage.begin()
+        stage.finish(distributed.together(Story._retain_now, self, neutral, held_out, train))
+
+    def _retain_now(self, neutral: Sequence[Document], held_out: Sequence[Document], train: Sequence[Document]) -> list[str]:
         from galvan import models
         from galvan.measure.extraction import extract, write_extraction
         from galvan.measure.lm_eval_tasks import answer_tasks
         from galvan.measure.retention import Retained, retention, write_retention
 
+        assert self.tuned is not None
+        asked = self.recipe.evaluation
         if self._has_other_tokenizer(self.tuned):
-            write_retention(
-                self.folder / "retention.parquet",
-                [],
-                "Base and tuned have different tokenizers: their distributions do not compare.",
-            )
-            stage.finish(["retention.parquet"])
-            return
+            if not distributed.rank():
+                write_retention(
+                    self.folder / "retention.parquet",
+                    [],
+                    "Base and tuned have different tokenizers: their distributions do not compare.",
+                )
+            return ["retention.parquet"]
         base = models.load_base(self.base, self.recipe.model, self.device, self.dtype)
         tuned = models.load_tuned(self.base, self.tuned, self.recipe.model, self.device, self.dtype)
         rows: list[Retained] = []
@@ -472,7 +503,6 @@ class Story:
                 rows += retention(base, tuned, self._tokenizer, some, kind, min(NEUTRAL_TOKENS, self._positions()), self.progress)
         except ComparisonRefused as error:
             rows, reason = [], str(error)
-        write_retention(self.folder / "retention.parquet", rows, reason)
         arms = (("base", base), ("tuned", tuned))
         passages = [
             row
@@ -480,22 +510,23 @@ class Story:
             for split, some in (("train", train), ("test", held_out))
             for row in extract(model, self._tokenizer, some, arm, split)
         ]
-        write_extraction(self.folder / "extraction.parquet", passages)
         names = ["retention.parquet", "extraction.parquet"]
+        if distributed.rank():
+            return names
+        write_retention(self.folder / "retention.parquet", rows, reason)
+        write_extraction(self.folder / "extraction.parquet", passages)
         (self.folder / "lm_eval.jsonl").unlink(missing_ok=True)
         if asked.lm_eval_tasks:
             write_rows(self.folder / "lm_eval.jsonl", answer_tasks(base, tuned, self._tokenizer, asked.lm_eval_tasks))
             names.append("lm_eval.jsonl")
-        stage.finish(names)
+        return names
 
     def score_adapters(self, adapters: Sequence[str]) -> tuple[dict[str, GalvanError], bool]:
         """scores.parquet with the base and every adapter that passes the checks; returns why the others were refused, and whether all
         scored models share the base's tokenizer."""
         from galvan import models
         from galvan.diagnosis import Facts, diagnose, refusal
-        from galvan.measure.alignment import common_start, scored_from
         from galvan.measure.integrity import check
-        from galvan.measure.scoring import score, write_scores
 
         self.take_documents(None)
         documents = read_documents(self.folder / "data" / "test.jsonl")
@@ -506,25 +537,32 @@ class Story:
             reason = refusal(diagnose(Facts(check(self.base, located, self.recipe.model, texts))))
             if reason is not None:
                 refused[name] = reason
+        sound = {name: located for name, located in found.items() if name not in refused}
+        return refused, distributed.together(Story._score_adapters_now, self, documents, sound)
+
+    def _score_adapters_now(self, documents: Sequence[Document], adapters: Mapping[str, Located]) -> bool:
+        from galvan import models
+        from galvan.measure.alignment import common_start, scored_from
+        from galvan.measure.scoring import scores
+
         asked = self.recipe.evaluation
-        others = {
-            name: own
-            for name, located in found.items()
-            if name not in refused and (own := self._other_tokenizer(located)) is not None
-        }
+        others = {name: own for name, located in adapters.items() if (own := self._other_tokenizer(located)) is not None}
         starts = [common_start([self._tokenizer, *others.values()], d) for d in documents] if others else []
 
-        def scored(model: Any, arm: str) -> list[Any]:
+        def scored(model: Any, arm: str) -> Iterator[Score]:
             own = others.get(arm, self._tokenizer)
-            rows = score(model, own, documents, arm, "test", self._context(), asked.tokens_per_pass, asked.score_eos, self.progress)
+            rows = scores(
+                model, own, documents, arm, "test", self._context(), asked.tokens_per_pass, asked.score_eos, self.progress
+            )
             return scored_from(rows, own, documents, starts) if others else rows
 
-        rows = scored(models.load_base(self.base, self.recipe.model, self.device, self.dtype), "base")
-        for name, located in found.items():
-            if name not in refused:
-                rows += scored(models.load_tuned(self.base, located, self.recipe.model, self.device, self.dtype), name)
-        write_scores(self.folder / "scores.parquet", rows)
-        return refused, not others
+        def rows() -> Iterator[Score]:
+            yield from scored(models.load_base(self.base, self.recipe.model, self.device, self.dtype), "base")
+            for name, located in adapters.items():
+                yield from scored(models.load_tuned(self.base, located, self.recipe.model, self.device, self.dtype), name)
+
+        self._write_scores(rows())
+        return not others
 
     # ---- what the stages share ----
 

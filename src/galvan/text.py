@@ -6,6 +6,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterator
+from itertools import islice
 
 _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
 
@@ -63,6 +64,15 @@ _ASCII_WORDS = str.maketrans({chr(code): " " for code in range(128) if not chr(c
 _OUTER_APOSTROPHE = re.compile("'(?:(?![a-z0-9])|(?<![a-z0-9]'))")
 
 
+_USUAL = "".join(mark for mark, _ in _MARKS)
+_PLAIN = bytes([9, 10, *range(32, 127)])
+
+
+def is_plain(text: str) -> bool:
+    """Does `text` hold nothing but printable ASCII, line feeds, tabs and those marks? Most English does, and needs no mending."""
+    return not text.encode("utf-8", "surrogatepass").translate(None, _PLAIN).decode("utf-8", "surrogatepass").strip(_USUAL)
+
+
 def without_marks(text: str) -> str:
     """`text` with curly apostrophes straight and typographic quotes, dashes and ellipses as spaces."""
     if text.isascii():
@@ -82,6 +92,11 @@ def words(text: str) -> list[str]:
         return [match.group().lower().replace("\u2019", "'") for match in _WORD.finditer(text)]
     plain = plain.lower().translate(_ASCII_WORDS)
     return (_OUTER_APOSTROPHE.sub(" ", plain) if "'" in plain else plain).split()
+
+
+def has_words(text: str, least: int) -> bool:
+    """Has `text` at least that many words? No more of it is read than it takes to know."""
+    return least < 1 or next(islice(_WORD.finditer(text), least - 1, None), None) is not None
 
 
 def word_places(text: str) -> list[tuple[int, int]]:
@@ -135,16 +150,18 @@ def unix_lines(text: str) -> str:
     return re.sub("\r\n?|[\x0b\x0c\x85\u2028]", "\n", text).replace("\u2029", "\n\n").replace("\u00a0", " ")
 
 
-def tidy(text: str, invisible: bool = True) -> str:
+def tidy(text: str, invisible: bool = True, plain: bool | None = None) -> str:
     """NFC, Unix line ends, no trailing blanks, at most one blank line in a row, no invisible characters but those of spelling.
 
-    Where `invisible` is False the last of these is left undone. Each step is taken only where a quick look finds something for it.
+    Where `invisible` is False the last of these is left undone. Each step is taken only where a quick look finds something for it;
+    `plain` is what `is_plain` says of the text, where that is known.
     """
-    odd = has_hostile(text)
+    plain = is_plain(text) if plain is None else plain
+    odd = not plain and has_hostile(text)
     if odd:
         text = unix_lines(text)
         text = visible(text) if invisible else text
-    if not text.isascii():
+    if not plain and not text.isascii():
         text = unicodedata.normalize("NFC", text)
     if odd or " \n" in text or "\t\n" in text:
         text = "\n".join([line.rstrip() for line in text.split("\n")])

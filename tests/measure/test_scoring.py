@@ -135,7 +135,7 @@ def test_every_token_is_predicted_exactly_once_and_in_its_place(monkeypatch, con
 
     monkeypatch.setattr(scoring, "token_nll", codes)
     for document, row in zip(DOCUMENTS, scores(tokenizer=tokenizer, context_tokens=context_tokens, progress=Counts()), strict=True):
-        assert row.token_nll_nats == tokenizer(document.text)["input_ids"][1:]
+        assert list(row.token_nll_nats) == tokenizer(document.text)["input_ids"][1:]
     assert sum(written) == 0  # as many as were announced, so none twice
 
 

@@ -13,7 +13,7 @@ from galvan.data.cut import Piece
 from galvan.data.rows import Row
 from galvan.data.seen import Seen
 from galvan.data.store import Mapped, Spool, spool_of, take
-from galvan.text import shown, tidy, words
+from galvan.text import has_words, is_plain, shown, tidy, words
 
 _EXAMPLES = 5
 
@@ -98,12 +98,15 @@ def clean(rows: Iterable[Row], log: Log, how: recipe.Cleaning | None = None, fol
         log.rows_read += 1
         text = row.text
         if row.payload is None:  # what a template or tokenizer made stays as it is
+            plain = is_plain(text)
             for name, step in steps:
+                if plain and name in mend.FOR_UNUSUAL:
+                    continue
                 mended = step(text)
                 if mended != text:
                     log.change(name, row.where, text, mended)
-                    text = mended
-            text = tidy(text, how.invisible)
+                    text, plain = mended, is_plain(mended)
+            text = tidy(text, how.invisible, plain)
         log.rows_tidied += text != row.text
         if not text:
             log.remove("empty", row.where, text)
@@ -114,7 +117,7 @@ def clean(rows: Iterable[Row], log: Log, how: recipe.Cleaning | None = None, fol
             log.remove("duplicate", row.where, text, same_as=first_at[number])
             continue
         first_at.append(row.where)
-        yield row.with_text(text)
+        yield row if text == row.text else row.with_text(text)
 
 
 def compared(rows: Sequence[Row], how: recipe.Cleaning, log: Log, folder: Path | None = None) -> Sequence[Row]:
@@ -167,8 +170,7 @@ def short_enough(rows: Iterable[Row], maximum_words: int | None, log: Log) -> It
 def long_enough(pieces: Iterable[Piece], minimum_words: int, log: Log) -> Iterator[Piece]:
     """The pieces of at least `minimum_words` words."""
     for piece in pieces:
-        beginning = piece.text[: 50 * minimum_words]
-        if piece.row.payload is not None or len(words(beginning)) >= minimum_words or len(words(piece.text)) >= minimum_words:
+        if piece.row.payload is not None or has_words(piece.text, minimum_words):
             yield piece
         else:
             log.remove("too short", piece.row.where, piece.text)

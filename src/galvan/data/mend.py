@@ -58,6 +58,9 @@ def steps(how: recipe.Cleaning) -> list[tuple[str, Mend]]:
     return [(name, mend) for name, asked, mend in every if asked]
 
 
+FOR_UNUSUAL = frozenset({"encoding repaired", "invisible characters removed"})  # these leave a text alone that `is_plain`
+
+
 def repair(text: str) -> str:
     """Undo decoding in the wrong encoding ("Ã©" for "é"), by ftfy, where its own test for damage finds any.
 

@@ -10,6 +10,7 @@ import os
 import pickle
 import tempfile
 from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -23,7 +24,7 @@ from galvan.rundir import Document, cannot_write
 T = TypeVar("T")
 S = TypeVar("S")
 Places = NDArray[np.int64]
-_WINDOW = 1 << 18  # bytes read at a time: what comes next is mostly asked for next
+_TOGETHER, _LARGE = 64, 1 << 16  # items, or characters of them, that are written and read at once: the next is mostly asked for next
 
 
 class _OnDemand(Sequence[T]):
@@ -53,53 +54,81 @@ class _OnDemand(Sequence[T]):
 
 
 class Spool(_OnDemand[T]):
-    """Items appended to a file and read back in any order; 8 bytes of memory each. `unpack` makes an item from what `pack` gave."""
+    """Items appended to a file and read back in any order; a byte of memory each. `unpack` makes an item from what `pack` gave.
 
-    def __init__(self, pack: Callable[[T], Any], unpack: Callable[[Any], T], folder: Path | None = None) -> None:
-        self._pack, self._unpack, self._folder = pack, unpack, folder or Path(tempfile.gettempdir())
+    `size` says about how many characters an item has; large items are put down at once.
+    """
+
+    def __init__(
+        self, pack: Callable[[T], Any], unpack: Callable[[Any], T], folder: Path | None = None, size: Callable[[T], int] | None = None
+    ) -> None:
+        self._pack, self._unpack, self._size, self._folder = pack, unpack, size, folder or Path(tempfile.gettempdir())
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._file = tempfile.TemporaryFile(dir=self._folder, buffering=_WINDOW)  # noqa: SIM115
+            self._file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115
         except OSError as error:
             raise cannot_write(self._folder, error) from None
-        self._ends = array("Q", [0])
-        self._window, self._begin, self._unwritten = b"", 0, False
+        self._ends, self._firsts = array("Q", [0]), array("Q", [0])  # of each block the end in the file, and the number of the next's first
+        self._waiting: list[Any] = []
+        self._weight = 0
+        self._first, self._block = 0, list[Any]()
 
     def append(self, item: T) -> None:
-        packed = pickle.dumps(self._pack(item), pickle.HIGHEST_PROTOCOL)
+        self._waiting.append(self._pack(item))
+        if self._size is not None:
+            self._weight += self._size(item)
+        if len(self._waiting) == _TOGETHER or self._weight >= _LARGE:
+            self._put_down()
+
+    def _put_down(self) -> None:
+        packed = memoryview(pickle.dumps(self._waiting, pickle.HIGHEST_PROTOCOL))
+        self._ends.append(self._ends[-1] + len(packed))
         try:
-            self._file.write(packed)
+            while len(packed):
+                packed = packed[self._file.write(packed) :]
         except OSError as error:
             raise cannot_write(self._folder, error) from None
-        self._ends.append(self._ends[-1] + len(packed))
-        self._unwritten = True
+        self._firsts.append(self._firsts[-1] + len(self._waiting))
+        self._waiting, self._weight = [], 0
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return self._firsts[-1] + len(self._waiting)
 
     def _item(self, number: int) -> T:
-        begin, end = self._ends[number], self._ends[number + 1]
-        if not self._begin <= begin <= end <= self._begin + len(self._window) or self._unwritten:
-            self._fill(begin, end - begin)
-        return self._unpack(pickle.loads(memoryview(self._window)[begin - self._begin : end - self._begin]))
+        at = number - self._first
+        if not 0 <= at < len(self._block):
+            if number >= self._firsts[-1]:
+                return self._unpack(self._waiting[number - self._firsts[-1]])
+            at = number - self._take_up(bisect_right(self._firsts, number) - 1)
+        return self._unpack(self._block[at])
+
+    def _take_up(self, block: int) -> int:
+        """Read a block; returns the number of its first item."""
+        begin, end = self._ends[block], self._ends[block + 1]
+        try:
+            self._block = pickle.loads(_read(self._file.fileno(), end - begin, begin))
+        except OSError as error:
+            raise cannot_write(self._folder, error) from None
+        self._first = self._firsts[block]
+        return self._first
 
     def take(self, places: Places) -> Taken[T]:
         return Taken(self, places)
 
-    def _fill(self, begin: int, least: int) -> None:
-        try:
-            if self._unwritten:
-                self._file.flush()
-                self._unwritten = False
-            self._begin, self._window = begin, os.pread(self._file.fileno(), max(least, _WINDOW), begin)
-        except OSError as error:
-            raise cannot_write(self._folder, error) from None
+
+def _read(file: int, size: int, begin: int) -> bytes:
+    """One read gives no more than 2 GiB."""
+    parts = [os.pread(file, size, begin)]
+    while 0 < len(parts[-1]) and (have := sum(map(len, parts))) < size:
+        parts.append(os.pread(file, size - have, begin + have))
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def spool_of(kind: type[T], items: Iterable[T] = (), folder: Path | None = None) -> Spool[T]:
     """A spool of dataclass instances."""
-    pack = attrgetter(*kind.__dataclass_fields__)  # type: ignore[attr-defined]
-    spool = Spool[T](pack, lambda packed: kind(*packed), folder)
+    names = list(kind.__dataclass_fields__)  # type: ignore[attr-defined]
+    size = (lambda item: len(item.text)) if "text" in names else None
+    spool = Spool[T](attrgetter(*names), lambda packed: kind(*packed), folder, size)
     for item in items:
         spool.append(item)
     return spool

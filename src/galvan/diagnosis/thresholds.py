@@ -28,7 +28,10 @@ IN_BASE_SPREAD: Final = 0.35  # most that this share may scatter between modules
 MERGE_KEPT: Final = 0.7  # share of its update that a merge must keep (C03, C08)
 CHANGED_ENTRIES: Final = 0.25  # share of a whole model's entries that a training or merge in 16 bits must change (C03, C07)
 FEW_BLOCKS: Final = 0.5  # share of the base's blocks that an adapter reaches, below which its targets are suspected (B12)
-LOW_RATES: Final = {"lora": 2e-5, "full": 2e-7}  # peak learning rates up to which hardly anything is learned (D05; METHODS 8, cause E)
+LOW_RATES: Final = {
+    "lora": 2e-5,
+    "full": 2e-7,
+}  # peak learning rates up to which hardly anything is learned (D05; METHODS 8, cause E)
 HIGH_RATES: Final = {"lora": 3e-3, "full": 3e-3}  # peak learning rates from which a run that got worse was driven too hard (D12)
 LEAST_MOVE: Final = 2e-5  # with Adam no entry of lora_B travels further than the sum of the rates: below one usual step (D05)
 SHORT_MOVE: Final = 1e-3  # below some ten usual steps (D05, D06)

@@ -7,7 +7,8 @@ then counted from the first place at which both begin a token that they predict.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,21 +46,14 @@ def common_start(tokenizers: Sequence[Any], document: Document) -> int:
     return min(shared)
 
 
-def scored_from(rows: Sequence[Score], tokenizer: Any, documents: Sequence[Document], starts: Sequence[int]) -> list[Score]:
+def scored_from(rows: Iterable[Score], tokenizer: Any, documents: Sequence[Document], starts: Sequence[int]) -> Iterator[Score]:
     """`rows`, one a document, without the tokens before character `starts[i]`, which then are context only."""
-    out = []
     context = 0 if adds_bos(tokenizer) else 1
     for row, document, start in zip(rows, documents, starts, strict=True):
         skipped = token_starts(tokenizer, document.text)[start] - context
         tokens = np.asarray(row.token_nll_nats[skipped:], dtype=np.float32)
         n_bytes = len(document.text[start:].encode("utf-8"))
-        out.append(
-            dataclasses.replace(
-                row,
-                n_tokens=len(tokens),
-                n_bytes=n_bytes,
-                nll_nats=float(tokens.astype(np.float64).sum()),
-                token_nll_nats=tokens.tolist(),
-            )
-        )
-    return out
+        yield dataclasses.replace(
+            row, n_tokens=len(tokens), n_bytes=n_bytes, nll_nats=float(tokens.astype(np.float64).sum()),
+            token_nll_nats=array("f", tokens.tobytes()),
+        )  # fmt: skip

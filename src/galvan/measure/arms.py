@@ -7,12 +7,12 @@ adapter whose B is zero must change nothing, and one whose B is random noise mus
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from galvan import models
 from galvan.measure.alignment import common_start, scored_from
-from galvan.measure.scoring import Score, score
+from galvan.measure.scoring import Score, scores
 from galvan.measure.shuffle import shuffled_documents
 from galvan.models import Choice, Located
 from galvan.progress import Progress
@@ -34,16 +34,16 @@ def score_arms(
     dtype: Choice,
     progress: Progress,
     tuned_tokenizer: Any = None,
-) -> list[Score]:
-    """Rows of arms base and tuned on every split of `documents`, and of the control arms on the first `n_control` test documents.
+) -> Iterator[Score]:
+    """Rows, as they come, of arms base and tuned on every split of `documents`, and of the control arms on the first `n_control` test documents.
 
     Both arms also score `n_control` test documents with their words shuffled, as split "test_shuffled". `tuned_tokenizer` is given for
     a whole model with a tokenizer of its own; both arms are then counted from the same byte of each document on.
     """
 
-    def scored(model: Any, arm: str, split: str, some: Sequence[Document], own: Any = tokenizer) -> list[Score]:
+    def scored(model: Any, arm: str, split: str, some: Sequence[Document], own: Any = tokenizer) -> Iterator[Score]:
         asked = recipe.evaluation
-        rows = score(model, own, some, arm, split, context_tokens, asked.tokens_per_pass, asked.score_eos, progress)
+        rows = scores(model, own, some, arm, split, context_tokens, asked.tokens_per_pass, asked.score_eos, progress)
         if tuned_tokenizer is None:
             return rows
         return scored_from(rows, own, some, [common_start([tokenizer, tuned_tokenizer], document) for document in some])
@@ -51,23 +51,23 @@ def score_arms(
     control = documents["test"][:n_control]
     documents = {**documents, "test_shuffled": shuffled_documents(documents["test"], n_control, recipe.seed)}
     model = models.load_base(base, recipe.model, device, dtype)
-    rows = [row for split, some in documents.items() for row in scored(model, "base", split, some)]
-    rows += scored(model, "base_again", "test", control)
+    for split, some in documents.items():
+        yield from scored(model, "base", split, some)
+    yield from scored(model, "base_again", "test", control)
     if (tuned.path / "adapter_config.json").is_file():
         wrapped = models.load_adapter(model, tuned)
-        rows += [row for split, some in documents.items() for row in scored(wrapped, "tuned", split, some)]
+        for split, some in documents.items():
+            yield from scored(wrapped, "tuned", split, some)
         if hasattr(wrapped.base_model, "unload"):
             control_model = _control_adapter(wrapped.unload(), recipe, base.name)
-            rows += scored(control_model, "zero_adapter", "test", control)
+            yield from scored(control_model, "zero_adapter", "test", control)
             randomize(control_model, recipe.seed)
-            rows += scored(control_model, "random_b", "test", control)
+            yield from scored(control_model, "random_b", "test", control)
     else:
         del model
         other = models.load_base(tuned, recipe.model, device, dtype)
-        rows += [
-            row for split, some in documents.items() for row in scored(other, "tuned", split, some, tuned_tokenizer or tokenizer)
-        ]
-    return rows
+        for split, some in documents.items():
+            yield from scored(other, "tuned", split, some, tuned_tokenizer or tokenizer)
 
 
 def _control_adapter(model: Any, recipe: Recipe, base_name: str) -> Any:

@@ -77,12 +77,7 @@ def decode(
     DataError where a prompt leaves no room, ModelError where the model gives no numbers.
     """
     progress = progress or Silent()
-    for job in jobs:
-        if not 0 < len(job.ids) < context:
-            raise DataError(
-                "generation/prompt-length",
-                f"A prompt has {len(job.ids)} tokens; the model takes 1 to {context - 1} before it can write. Shorten the prompt.",
-            )
+    _require_room(jobs, context)
     done: list[Continuation] = [Continuation([], []) for _ in jobs]
     room = [min(job.sampling.max_new_tokens, context - len(job.ids)) for job in jobs]
     begun = time.monotonic()
@@ -99,6 +94,31 @@ def decode(
         if continuation.stop == "length" and most < job.sampling.max_new_tokens:
             continuation.stop = "context"
     return done
+
+
+def stream(model: nn.Module, job: Job, stops: Collection[int], context: int, vocabulary: int) -> Iterator[Continuation]:
+    """`decode` of one job, token by token: yields the same continuation as it grows, at the end with its reason to stop.
+
+    Several streams may be read in turn within one `torch.inference_mode()` of the caller's. Raises as `decode` does.
+    """
+    _require_room([job], context)
+    room = min(job.sampling.max_new_tokens, context - len(job.ids))
+    done = Continuation([], [])
+    with evaluation_mode(model), torch.inference_mode():
+        for _ in _decode(model, [job], [room], [done], stops, vocabulary, not _has_cache(model)):
+            yield done
+    if done.stop == "length" and room < job.sampling.max_new_tokens:
+        done.stop = "context"
+    yield done
+
+
+def _require_room(jobs: Sequence[Job], context: int) -> None:
+    for job in jobs:
+        if not 0 < len(job.ids) < context:
+            raise DataError(
+                "generation/prompt-length",
+                f"A prompt has {len(job.ids)} tokens; the model takes 1 to {context - 1} before it can write. Shorten the prompt.",
+            )
 
 
 def _has_cache(model: nn.Module) -> bool:

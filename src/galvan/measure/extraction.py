@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from galvan import distributed
 from galvan.data.tokens import Ids
 from galvan.likelihood import keep_modes
 from galvan.measure.passes import batches, logits_of, padded, sequences, vocabulary
@@ -49,8 +50,14 @@ SCHEMA = pa.schema(
 
 def extract(model: Any, tokenizer: Any, documents: Sequence[Document], arm: str, split: str) -> list[Extracted]:
     """One row for each document that is long enough. Where a prompt stands before what was learned, the whole prompt is given."""
+    found = distributed.shared(documents, lambda mine: _extracted(model, tokenizer, mine, arm, split))
+    return [row for row in found if row is not None]
+
+
+def _extracted(model: Any, tokenizer: Any, documents: Sequence[Document], arm: str, split: str) -> list[Extracted | None]:
     cuts = [_passage(ids, scored, d) for d, (ids, scored) in zip(documents, sequences(tokenizer, documents, 1 << 30), strict=True)]
-    chosen = [(d, passage) for d, passage in zip(documents, cuts, strict=True) if passage is not None]
+    places = [i for i, passage in enumerate(cuts) if passage is not None]
+    chosen = [(documents[i], passage) for i, passage in enumerate(cuts) if passage is not None]
     rows: dict[int, Extracted] = {}
     device = next(model.parameters()).device
     with torch.no_grad(), keep_modes(model):
@@ -65,8 +72,8 @@ def extract(model: Any, tokenizer: Any, documents: Sequence[Document], arm: str,
                 target = ids[number, end - asked : end]
                 match = bool((log_p.argmax(dim=-1) == target).all())
                 log_probability = float(log_p.gather(1, target[:, None]).double().sum())
-                rows[i] = Extracted(arm, document.id, split, end - asked, asked, match, log_probability)
-    return [rows[i] for i in range(len(chosen))]
+                rows[places[i]] = Extracted(arm, document.id, split, end - asked, asked, match, log_probability)
+    return [rows.get(i) for i in range(len(documents))]
 
 
 def _passage(ids: Ids, scored: np.ndarray, document: Document) -> tuple[Ids, int] | None:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from galvan import models
+from galvan import distributed, models
 from galvan.data.tokens import IGNORE, encode_texts
 from galvan.errors import ComparisonRefused
 from galvan.measure import live
@@ -248,9 +248,12 @@ class _Writers:
                 pilots = [p.ids(tokenizer) for p in self.pilot_prompts()]
                 self.facts.batches[arm] = batch_facts(writer, pilots, stops, self.context, len(tokenizer))
             alone = self.facts.batches[BASE if arm == AGAIN else arm].alone
-            said = decode(
-                writer, jobs, stops, self.context, len(tokenizer), 0 if alone else asked.tokens_per_pass, self.progress, f"Writing {arm}"
-            )  # fmt: skip
+            budget = 0 if alone else asked.tokens_per_pass
+
+            def write(mine: Sequence[Job]) -> list[Continuation]:
+                return decode(writer, mine, stops, self.context, len(tokenizer), budget, self.progress, f"Writing {arm}")
+
+            said = distributed.shared(jobs, write)
         else:
             said = self.engine(arm, located, jobs, stops)
         special = set(tokenizer.all_special_ids)
@@ -308,12 +311,12 @@ def _sample(slot: Slot, arm: str, job: Job, said: Continuation, tokenizer: Any, 
     logprobs = [x for i, x in zip(said.ids, said.logprobs, strict=True) if i not in special]
     prompt, settings = slot.prompt, asdict(slot.sampling)
     return Sample(
-        prompt.id, prompt.kind, prompt.split, prompt.document, prompt.text, arm, slot.sample, slot.seed, _text(tokenizer, job.ids, said.ids),
+        prompt.id, prompt.kind, prompt.split, prompt.document, prompt.text, arm, slot.sample, slot.seed, written_text(tokenizer, job.ids, said.ids),
         said.stop, settings, len(logprobs), sum(logprobs), 0, 0.0,
     )  # fmt: skip
 
 
-def _text(tokenizer: Any, before: Sequence[int], written: Sequence[int]) -> str:
+def written_text(tokenizer: Any, before: Sequence[int], written: Sequence[int]) -> str:
     """What `written` adds to `before`: some tokenizers drop the space before a text that is decoded alone."""
 
     def read(ids: Sequence[int]) -> str:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from galvan import distributed
 from galvan.errors import ComparisonRefused
 from galvan.likelihood import keep_modes
 from galvan.measure.passes import batches, logits_of, padded, sequences, vocabulary
@@ -89,7 +90,15 @@ def retention(
 ) -> list[Retained]:
     """One row a document, on its first `context_tokens` tokens. ComparisonRefused where the models
     have not the same vocabulary."""
-    progress = progress or Silent()
+    watched = progress or Silent()
+    rows = distributed.shared(documents, lambda mine: _retained(base, tuned, tokenizer, mine, kind, context_tokens, watched))
+    return [row for row in rows if row is not None]
+
+
+def _retained(
+    base: Any, tuned: Any, tokenizer: Any, documents: Sequence[Document], kind: str, context_tokens: int, progress: Progress
+) -> list[Retained | None]:
+    """None for a document of which nothing is scored."""
     rows = sequences(tokenizer, documents, context_tokens)
     device = next(base.parameters()).device
     sums: dict[int, Tensor] = {}
@@ -113,8 +122,8 @@ def retention(
         Retained(d.id, kind, d.group if kind == "neutral" else None, d.source, d.position, int(rows[i][1].sum()), *(
             int(value) if name == "agreements" else value for name, value in zip(SCHEMA.names[6:], sums[i].tolist(), strict=True)
         ))
+        if rows[i][1].any() else None
         for i, d in enumerate(documents)
-        if rows[i][1].any()
     ]  # fmt: skip
 
 

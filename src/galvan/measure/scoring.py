@@ -1,13 +1,16 @@
 """Per-token log-likelihoods of whole documents: every document, every token once, in the order of the file.
 
 Padding never enters a figure, long documents go through half-overlapping windows (METHODS S3.5), the first token follows one
-rule for base and tuned (S3.1), and the end-of-text token is kept apart (S3.2).
+rule for base and tuned (S3.1), and the end-of-text token is kept apart (S3.2). Documents go through in blocks, shared out among the
+processes of the run, and rows to the file as they come: memory does not grow with the number of documents.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import nn
 
+from galvan import distributed
 from galvan.data.encode import Encoded, encode
 from galvan.data.tokens import Ids, adds_bos, encode_texts, first_token_bytes
 from galvan.errors import DataError
@@ -26,10 +30,13 @@ from galvan.rundir import Document, atomic
 from galvan.statistics.windows import rolling_windows
 from galvan.text import shown
 
+BLOCK = 512  # documents a process scores before their rows go on; windows of like length within a block share a pass
+ROW_GROUP = 4096  # rows of scores.parquet written at once
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Score:
-    """One document under one arm. `nll_nats` is the float64 sum of `token_nll_nats` (float32, one a scored token).
+    """One document under one arm. `nll_nats` is the float64 sum of `token_nll_nats` (float32, one a scored token, 4 bytes each).
 
     `n_bytes` are the UTF-8 bytes of the scored text: without those of a first token that is context only. Of a document with a prompt
     or a conversation only the tokens of what is learned are scored, given all before them.
@@ -43,7 +50,7 @@ class Score:
     n_tokens: int
     n_bytes: int
     nll_nats: float
-    token_nll_nats: list[float]
+    token_nll_nats: Sequence[float]
     eos_nll_nats: float | None = None
 
 
@@ -67,14 +74,52 @@ def score(
     score_eos: bool = False,
     progress: Progress | None = None,
 ) -> list[Score]:
+    """All of `scores`."""
+    return list(scores(model, tokenizer, documents, arm, split, context_tokens, tokens_per_pass, score_eos, progress))
+
+
+def scores(
+    model: nn.Module,
+    tokenizer: Any,
+    documents: Sequence[Document],
+    arm: str,
+    split: str,
+    context_tokens: int,
+    tokens_per_pass: int = 2048,
+    score_eos: bool = False,
+    progress: Progress | None = None,
+) -> Iterator[Score]:
     """Score `documents` under `model`, in evaluation mode, whatever its mode was; the mode is restored.
 
     `context_tokens`: the most tokens that the model sees at once, BOS included. A document with no token to score (empty, or one
-    token where the first is context) is a DataError: leaving it out would change the comparison.
+    token where the first is context) is a DataError before anything is scored: leaving it out would change the comparison.
     """
     progress = progress or Silent()
-    bos = [tokenizer.bos_token_id] if adds_bos(tokenizer) else []
-    eos = [tokenizer.eos_token_id] if score_eos and tokenizer.eos_token_id is not None else []
+    chunked = supports_chunks(model)
+    size = BLOCK * distributed.world()
+    blocks = [slice(begin, begin + size) for begin in range(0, len(documents), size)]
+    lengths = (
+        n for some in blocks for n in distributed.shared(documents[some], lambda mine: _scored_tokens(tokenizer, mine, score_eos))
+    )
+    progress.start(f"Scoring {arm}", sum(lengths), "token")
+    for some in blocks:
+
+        def block(mine: Sequence[Document]) -> list[Score]:
+            parts = _sequences(tokenizer, mine, score_eos)
+            nll = _sequence_nll(model, [ids for ids, _ in parts], context_tokens, tokens_per_pass, chunked, progress)
+            return [
+                _row(tokenizer, document, part, values, arm, split, score_eos)
+                for document, (_, part), values in zip(mine, parts, nll, strict=True)
+            ]
+
+        yield from distributed.shared(documents[some], block)
+
+
+def _sequences(tokenizer: Any, documents: Sequence[Document], score_eos: bool) -> list[tuple[Ids, Encoded | None]]:
+    """The ids of each document, BOS and the end-of-text token included, and where it is more than a text what of it is scored.
+
+    DataError where nothing is."""
+    bos, eos = _ends(tokenizer, score_eos)
     parts: list[Encoded | None] = [None if d.payload is None else encode(tokenizer, d, learn_eos=False) for d in documents]
     texts = iter(encode_texts(tokenizer, [d.text for d in documents if d.payload is None]))
     sequences = [
@@ -85,20 +130,30 @@ def score(
             raise DataError(
                 "data/too-short", f"Document {shown(document.id)} has no token that could be scored; remove it from the data."
             )
-    progress.start(f"Scoring {arm}", sum(len(s) - 1 for s in sequences), "token")
-    nll = _sequence_nll(model, sequences, context_tokens, tokens_per_pass, progress)
-    rows = []
-    for document, part, values in zip(documents, parts, nll, strict=True):
-        text_nll = values[: len(values) - len(eos)] if part is None else values[part.scored[1:]]
-        n_bytes = _text_bytes(tokenizer, document, bool(bos)) if part is None else part.n_bytes
-        ending = float(values[-1]) if eos and part is None else None
-        rows.append(
-            Score(
-                arm, document.id, document.source, document.position, split, len(text_nll), n_bytes,
-                float(text_nll.astype(np.float64).sum()), text_nll.tolist(), ending,
-            )
-        )  # fmt: skip
-    return rows
+    return list(zip(sequences, parts, strict=True))
+
+
+def _scored_tokens(tokenizer: Any, documents: Sequence[Document], score_eos: bool) -> list[int]:
+    return [len(ids) - 1 for ids, _ in _sequences(tokenizer, documents, score_eos)]
+
+
+def _ends(tokenizer: Any, score_eos: bool) -> tuple[list[int], list[int]]:
+    """What stands before and after every plain text."""
+    eos = [tokenizer.eos_token_id] if score_eos and tokenizer.eos_token_id is not None else []
+    return [tokenizer.bos_token_id] if adds_bos(tokenizer) else [], eos
+
+
+def _row(
+    tokenizer: Any, document: Document, part: Encoded | None, values: np.ndarray, arm: str, split: str, score_eos: bool
+) -> Score:
+    bos, eos = _ends(tokenizer, score_eos)
+    text_nll = values[: len(values) - len(eos)] if part is None else values[part.scored[1:]]
+    n_bytes = _text_bytes(tokenizer, document, bool(bos)) if part is None else part.n_bytes
+    ending = float(values[-1]) if eos and part is None else None
+    return Score(
+        arm, document.id, document.source, document.position, split, len(text_nll), n_bytes,
+        float(text_nll.astype(np.float64).sum()), array("f", text_nll.tobytes()), ending,
+    )  # fmt: skip
 
 
 def _text_bytes(tokenizer: Any, document: Document, has_bos: bool) -> int:
@@ -113,7 +168,9 @@ def scoring_rule(documents: Iterable[Document]) -> str:
     return "tokens of the completion only, of plain texts every token" if len(shaped) == 2 else "every token of the text"
 
 
-def _sequence_nll(model: nn.Module, sequences: Sequence[Ids], context: int, budget: int, progress: Progress) -> list[np.ndarray]:
+def _sequence_nll(
+    model: nn.Module, sequences: Sequence[Ids], context: int, budget: int, chunked: bool, progress: Progress
+) -> list[np.ndarray]:
     """NLL of tokens 1.. of each sequence, float32. Windows of like length share a pass; results go back to their place."""
     out = [np.full(len(s) - 1, np.nan, dtype=np.float32) for s in sequences]
     jobs = [(i, w) for i, s in enumerate(sequences) for w in rolling_windows(len(s) - 1, context - 1)]
@@ -121,7 +178,6 @@ def _sequence_nll(model: nn.Module, sequences: Sequence[Ids], context: int, budg
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    chunked = supports_chunks(model)
     begin = 0
     try:
         while begin < len(jobs):
@@ -137,7 +193,7 @@ def _sequence_nll(model: nn.Module, sequences: Sequence[Ids], context: int, budg
                     row, window.first_scored - 1 - window.start : window.end - 1 - window.start
                 ]
                 scored += window.end - window.first_scored
-            progress.advance(scored)
+            progress.advance(scored * distributed.world())
             begin += len(part)
     finally:
         model.train(was_training)
@@ -154,8 +210,16 @@ def not_reproduced(tokenizer: Any, documents: Iterable[Document]) -> list[str]:
     return [d.id for d, text in zip(documents, decoded, strict=True) if text != d.text]
 
 
-def write_scores(path: Path, rows: Sequence[Score]) -> None:
-    """`scores.parquet`, atomically."""
-    table = pa.Table.from_pylist([dataclasses.asdict(row) for row in rows], schema=SCHEMA)
-    with atomic(path) as stream:
-        pq.write_table(table, stream, compression="zstd")
+def write_scores(path: Path, rows: Iterable[Score]) -> None:
+    """`scores.parquet`, atomically, in groups of ROW_GROUP rows as they come."""
+    rest = iter(rows)
+    with atomic(path) as stream, pq.ParquetWriter(stream, SCHEMA, compression="zstd") as writer:
+        while group := list(islice(rest, ROW_GROUP)):
+            writer.write_table(_table(group))
+
+
+def _table(rows: Sequence[Score]) -> pa.Table:
+    tokens = [np.asarray(row.token_nll_nats, dtype=np.float32) for row in rows]
+    ends = np.cumsum([0, *map(len, tokens)], dtype=np.int32)
+    columns = {field.name: [getattr(row, field.name) for row in rows] for field in SCHEMA if field.name != "token_nll_nats"}
+    return pa.table(columns | {"token_nll_nats": pa.ListArray.from_arrays(ends, np.concatenate(tokens))}, schema=SCHEMA)

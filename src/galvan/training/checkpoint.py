@@ -1,6 +1,7 @@
 """Checkpoints: trained weights, optimizer, random state and position in one safetensors file, written atomically.
 
-A checkpoint belongs to one run: its fingerprint must match, or it is not taken.
+A checkpoint belongs to one run: its fingerprint must match, or it is not taken. Of several processes each has its own random state in it,
+and the first writes it; another number of them may go on from it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from galvan import distributed
 from galvan.rundir import write_bytes
 
 FORMAT = "galvan-checkpoint-2"
@@ -28,6 +30,9 @@ def save_checkpoint(
     fingerprint: str,
 ) -> None:
     """Write the state after `position["step"]` steps; an earlier checkpoint is replaced only when the new one is whole."""
+    random = distributed.gathered((torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_available() else None))
+    if distributed.rank():
+        return
     tensors: dict[str, Tensor] = {f"weight.{name}": p.detach().cpu().contiguous().clone() for name, p in parameters.items()}
     numbers: dict[str, float] = {}  # what bitsandbytes keeps outside of tensors
     for k, optimizer in enumerate(optimizers):
@@ -36,9 +41,8 @@ def save_checkpoint(
             named = {f"optimizer.{k}.{i}.{name}": value for name, value in (state | inner).items() if value is not inner}
             tensors |= {n: v.detach().cpu().contiguous().clone() for n, v in named.items() if isinstance(v, Tensor)}
             numbers |= {n: v for n, v in named.items() if not isinstance(v, Tensor)}
-    tensors["random.cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    for rank, states in enumerate(random):
+        tensors |= {_random(kind, rank): state for kind, state in zip(("cpu", "cuda"), states, strict=True) if state is not None}
     metadata = {"format": FORMAT, "fingerprint": fingerprint, "position": json.dumps(position), "numbers": json.dumps(numbers)}
     write_bytes(path, save(tensors, metadata=metadata))
 
@@ -66,7 +70,16 @@ def load_checkpoint(
                 index, key = name.removeprefix(prefix).split(".", 1)
                 state.setdefault(int(index), {})[key] = value
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    torch.set_rng_state(tensors["random.cpu"])
-    if "random.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["random.cuda"])
-    return dict(json.loads(metadata["position"]))
+    position = dict(json.loads(metadata["position"]))
+    cpu, cuda = (_random(kind, distributed.rank()) for kind in ("cpu", "cuda"))
+    if cpu not in tensors:  # a rank that was not there before draws what nobody has drawn
+        torch.manual_seed(torch.initial_seed() + int(position["step"]))
+        return position
+    torch.set_rng_state(tensors[cpu])
+    if cuda in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors[cuda])
+    return position
+
+
+def _random(kind: str, rank: int) -> str:
+    return f"random.{kind}.{rank}" if rank else f"random.{kind}"

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from galvan import distributed
 from galvan.data.tokens import TokenRow
 from galvan.errors import DataError, ModelError, ResourceError, Terminated
 from galvan.likelihood import IGNORE, causal_lm, sum_nll, supports_chunks, token_nll
@@ -34,6 +35,7 @@ from galvan.training.live_checks import require_true_loss
 from galvan.training.movement import STEPS as WATCHED_STEPS
 from galvan.training.movement import copies, gradient_left, movement
 from galvan.training.muon import Muon
+from galvan.training.pace import Pace
 from galvan.training.packing import Pass, collate_packs, plan_packed_passes, require_masked_seams, require_reset
 from galvan.training.passes import collate, plan_passes, plan_unpadded
 from galvan.unpadded import documents_apart, supports_unpadded
@@ -126,15 +128,18 @@ def evaluate_rows(model: nn.Module, rows: Sequence[TokenRow], chunked: bool, unp
 
 def batch_gradient(
     model: nn.Module, batch: Sequence[TokenRow], rows_per_pass: int, chunked: bool, packed: bool = False, unpadded: bool = False,
-    tokens_per_pass: int | None = None,
+    tokens_per_pass: int | None = None, supervised: int | None = None,
 ) -> float:  # fmt: skip
     """Mean NLL in nats over the supervised tokens of `batch`; its gradient is added to the parameters' own.
 
     Every pass is divided by the tokens of the whole batch, not by its own: the passes cannot change the gradient, packed, padded or not.
+    Where `batch` is this process's part of a larger one, `supervised` are the tokens of all of that.
     """
+    if not batch:
+        return 0.0
     budget = tokens_per_pass or (TOKENS_PER_UNPADDED_PASS if unpadded else TOKENS_PER_PASS)
     device = next(model.parameters()).device
-    supervised = sum(row.n_supervised for row in batch)
+    supervised = supervised or sum(row.n_supervised for row in batch)
     loss = 0.0
     if unpadded:
         for rows in plan_unpadded(batch, budget):
@@ -197,7 +202,8 @@ def train(
     """Train `model` in place and write `training.jsonl`, `curves.jsonl` and checkpoints into `folder`.
 
     `rows` are the same every epoch, or a function from the epoch (from 0) to its rows, each epoch of the same length as the first or
-    near it. `identity` names everything else that the weights depend on; a checkpoint of another identity is not taken.
+    near it. `identity` names everything else that the weights depend on; a checkpoint of another identity is not taken. Of several
+    processes each takes its part of every batch and has dropout of its own; the first writes. A run goes on with any number of them.
     Raises DataError if nothing is supervised, ModelError if no parameter would train or the loss is no longer finite.
     """
     progress = progress or Silent()
@@ -214,7 +220,8 @@ def train(
             "training/no-targets",
             f"None of the {len(first_epoch)} training rows has a token to learn; look at them with `galvan prepare`.",
         )
-    torch.manual_seed(seed)
+    torch.manual_seed(seed + (distributed.rank() << 32))
+    distributed.same_start(parameters.values())
     optimizers = build_optimizers(model, parameters, settings)
     chunked = supports_chunks(model)
     unpadded = supports_unpadded(model, chunked)
@@ -240,6 +247,11 @@ def train(
     checkpoint = folder / "checkpoint.safetensors"
     position = load_checkpoint(checkpoint, parameters, optimizers, mark) or {"step": 0, "tokens": 0, "seconds": 0.0}
     start, tokens = int(position["step"]), int(position["tokens"])
+    if len(set(distributed.gathered(start))) > 1:
+        raise ResourceError(
+            "distributed/folder",
+            f"The processes of this run do not see the same files in {shown(str(folder))}; give them one folder in common.",
+        )
     device = next(model.parameters()).device
     budget = int(position.get("tokens_per_pass", TOKENS_PER_UNPADDED_PASS if unpadded else TOKENS_PER_PASS))
     trace = [row for row in read_rows(folder / "training.jsonl") if row["step"] <= start] if start else []
@@ -249,7 +261,7 @@ def train(
 
     def evaluate(step: int) -> None:
         for name, some in (("validation", validation), ("probe", probe)):
-            found = evaluate_rows(model, some, chunked, unpadded)
+            found = distributed.shared(some, lambda mine: evaluate_rows(model, mine, chunked, unpadded))
             curves.extend({"step": step, "set": name, **row} for row in found)
             for row in found:
                 if not math.isfinite(row["nll_nats"]):
@@ -258,26 +270,37 @@ def train(
                     )
 
     def not_finite(what: str) -> ModelError:
-        write_rows(folder / "training.jsonl", trace)
+        if not distributed.rank():
+            write_rows(folder / "training.jsonl", trace)
         return ModelError(
             "training/non-finite", f"{what}; lower training.learning_rate (now {settings.learning_rate}) or use float32."
         )
 
     def save(step: int) -> None:
-        write_rows(folder / "training.jsonl", trace)
-        write_rows(folder / "curves.jsonl", curves)
+        if not distributed.rank():
+            write_rows(folder / "training.jsonl", trace)
+            write_rows(folder / "curves.jsonl", curves)
         position = {"step": step, "tokens": tokens, "seconds": seconds, "tokens_per_pass": budget}
         save_checkpoint(checkpoint, parameters, optimizers, position, mark)
 
-    def fitting_gradient(batch: Sequence[TokenRow]) -> float:
+    def fitting_gradient(batch: Sequence[TokenRow], supervised: int) -> float:
         """The batch's gradient in passes that fit: out of memory halves the pass and keeps the batch, from this step on."""
         nonlocal budget
+        mine, short = distributed.share(batch, lambda row: len(row.input_ids)), False
         while True:
+            begun = time.monotonic()
             try:
-                return batch_gradient(model, batch, settings.batch_size, chunked, settings.packing, unpadded, budget)
+                loss = batch_gradient(model, mine, settings.batch_size, chunked, settings.packing, unpadded, budget, supervised)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
+                short = True
+            (short,) = distributed.agree(short)
+            if not short:
+                pace.step(time.monotonic() - begun, sum(len(row.input_ids) for row in mine))
+                distributed.sum_gradients(parameters.values())
+                return distributed.summed(loss)
+            short = False
             longest = max(len(row.input_ids) for row in batch)
             for parameter in parameters.values():
                 parameter.grad = None
@@ -290,6 +313,7 @@ def train(
             budget = max(longest, budget // 2)
             progress.say(f"Out of memory: passes of {budget} tokens from now on; the batch and its gradient stay the same.")
 
+    pace = Pace(torch.get_num_threads() if device.type == "cpu" else 1, torch.set_num_threads, progress.say)
     started, seconds = time.monotonic() - float(position["seconds"]), float(position["seconds"])
     saved = time.monotonic()
     model.train()
@@ -314,7 +338,8 @@ def train(
                         group["lr"] = rate * group.get("factor", 1.0)
                 watched = step < WATCHED_STEPS
                 left = gradient_left(parameters) if watched else 0.0
-                loss = fitting_gradient(batch)
+                threads = pace.threads
+                loss = fitting_gradient(batch, supervised)
                 norm = float(nn.utils.clip_grad_norm_(list(parameters.values()), settings.max_gradient_norm))
                 tokens += supervised
                 seconds = time.monotonic() - started
@@ -327,6 +352,7 @@ def train(
                         "gradient_norm": norm,
                         "seconds": round(seconds, 3),
                         "tokens_per_pass": budget,
+                        **({"threads": threads} if device.type == "cpu" else {}),
                     }
                 )
                 if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -344,10 +370,11 @@ def train(
             progress.advance(1, f"loss {trace[-1]['loss_nats']:.3f}, {tokens / max(seconds, 1e-9):,.0f} tokens/s" if trace else "")
             if step + 1 in evaluate_after:
                 evaluate(step + 1)
-            if step + 1 == steps or asked_to_stop() or time.monotonic() - saved >= settings.checkpoint_seconds:
+            stopping, due = distributed.agree(asked_to_stop(), time.monotonic() - saved >= settings.checkpoint_seconds)
+            if step + 1 == steps or stopping or due:
                 save(step + 1)
                 saved = time.monotonic()
-            if step + 1 < steps and asked_to_stop():
+            if step + 1 < steps and stopping:
                 raise Terminated(
                     "training/stopped", f"Stopped by SIGTERM after step {step + 1} of {steps}; the same command goes on there."
                 )
