@@ -4,7 +4,7 @@
     python scripts/style_figures.py --write    # put them between the markers of docs/style.md
     python scripts/style_figures.py --check    # exit 1 if the page says something else
 
-All texts are bundled: the "author" is one of the six hands of galvan/letters, the "base" wrote galvan/plain, in passages of 60 words or more.
+All texts are bundled: the "author" is one of the six hands of galvan/letters, the "base" wrote galvan/plain, in passages of 50 words or more.
 """
 
 from __future__ import annotations
@@ -24,21 +24,26 @@ from galvan.style.others import other_voices
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "style.md"
 AUTHOR, OTHERS = "the letters of the keeper", ("the letters of Isolde Marchmont", "the letters of Ambrose Vell")
-WORDS = 60
+WORDS = 50
 
 
 def bundled() -> dict[str, list[str]]:
-    """The author's training, held-out and further passages (every third letter), base outputs, more of them, and two other hands."""
+    """The author's training, held-out and further passages, base outputs, more of them, and two other hands."""
     voices = other_voices(())
-    letters = voices[AUTHOR]
-    base = cut([row.text for row in read("galvan/plain")])
+    base = [piece for row in read("galvan/plain") for piece in passages(row.text, WORDS)]
     base = [base[i] for i in np.random.default_rng(0).permutation(len(base))]
-    thirds = {name: cut(letters[k::3]) for k, name in enumerate(("author", "held_out", "further"))}
-    return {**thirds, "base": base[:70], "more_base": base[70:140], **{name: cut(voices[name]) for name in OTHERS}}
+    return {**letters_of(AUTHOR), "base": base[:70], "more_base": base[70:140], **{name: cut(voices[name]) for name in OTHERS}}
+
+
+def letters_of(hand: str) -> dict[str, list[str]]:
+    """One hand's letters: of every four one trains, two are held out (other hands must be told from them) and one is further text."""
+    letters = other_voices(())[hand]
+    held_out = [letter for i, letter in enumerate(letters) if i % 2]
+    return {"author": cut(letters[0::4]), "held_out": cut(held_out), "further": cut(letters[2::4])}
 
 
 def cut(texts: Sequence[str]) -> list[str]:
-    return [piece for text in texts for piece in passages(text, WORDS)]
+    return list(passages(" ".join(texts), WORDS))
 
 
 def known_texts(sets: Mapping[str, Sequence[str]], seed: int = 0) -> dict[str, list[str]]:

@@ -103,7 +103,11 @@ def test_an_adapter_trained_by_trl_is_judged_improved(
     assert all(finding["status"] != "present" for finding in verdict["findings"])
 
 
-@pytest.mark.parametrize(("fault", "code"), [("zero", "B07"), ("renamed", "B01")])
+# A prefix of another program fits nothing (B01); that of torch.compile has a code of its own (B02).
+WRONG_PARTS = {"foreign names": "transformer.net.", "compiled": "base_model.model._orig_mod.model."}
+
+
+@pytest.mark.parametrize(("fault", "code"), [("zero", "B07"), ("foreign names", "B01"), ("compiled", "B02")])
 def test_a_dead_adapter_is_refused_before_any_perplexity_is_printed(
     fault: str,
     code: str,
@@ -114,15 +118,15 @@ def test_a_dead_adapter_is_refused_before_any_perplexity_is_printed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     adapter = save_adapter(tmp_path / "adapter", AutoModelForCausalLM.from_pretrained(base), trained=fault != "zero")
-    if fault == "renamed":
+    if fault in WRONG_PARTS:
         weights = load_file(adapter / "adapter_model.safetensors")
         save_file(
-            {name.replace("base_model.model.", "base_model.model._orig_mod."): w for name, w in weights.items()},
+            {name.replace("base_model.model.model.", WRONG_PARTS[fault]): w for name, w in weights.items()},
             adapter / "adapter_model.safetensors",
         )
     assert command(monkeypatch, "evaluate", base, adapter, "--data", data, "--out", tmp_path / "run") == 4
     shown = capsys.readouterr()
-    assert code in shown.out
+    assert f"{code} " in shown.out
     written = "".join(p.read_text() for p in (tmp_path / "run").glob("*.*") if p.suffix in {".md", ".json"})
     assert "erplexity fell" not in shown.out + shown.err + written
     verdict = json.loads((tmp_path / "run" / "verdict.json").read_text())

@@ -202,9 +202,6 @@ def test_e11_a_loss_that_shifts_its_labels_twice_stops_the_run(tmp_path: Path, m
     def twice(model: Any, input_ids: torch.Tensor, labels: torch.Tensor, *more: Any) -> torch.Tensor:
         return sum_nll(model, input_ids, torch.roll(labels, -1, dims=1), *more)
 
-    used: list[Callable[..., torch.Tensor]] = [live_checks.sum_nll, loop.sum_nll]
-    assert used == [sum_nll, sum_nll]  # what is checked is what training uses
-    monkeypatch.setattr(live_checks, "sum_nll", twice)
-    monkeypatch.setattr(loop, "sum_nll", twice)
+    monkeypatch.setattr(loop, "sum_nll", twice)  # in the loop alone: what is checked is what training calls
     seen = told(tmp_path, TEXTS)
     assert (seen.error, seen.stage, seen.trained) == ("E11", "train", False)

@@ -23,7 +23,7 @@ ORDER = [
     {"models", "likelihood", "unpadded"},
     {"training"},
     {"measure", "style"},
-    {"compare", "compare_seeds", "compare_shuffled", "copying", "forgetting", "augment"},
+    {"compare", "compare_seeds", "compare_shuffled", "copying", "forgetting", "augment", "app"},
     {"diagnosis"},
     {"notebook", "preflight", "report"},
     {"plan", "story"},

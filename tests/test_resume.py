@@ -171,7 +171,7 @@ def test_a_change_redoes_the_stages_that_depend_on_it_and_no_others(place: Path)
     assert reused(again(place, "--set", "evaluation.margin_nats=0.02")) == list(STAGES)
     assert reused(again(place, "--set", "data.minimum_words=4")) == ["train", "check", "score", "generate"]  # the same documents come out of it
     assert reused(again(place, "--set", "training.checkpoint_seconds=60")) == ["train", "check", "score", "generate"]
-    assert reused(again(place, "--set", "evaluation.context_tokens=32")) == ["prepare", "train", "check"]
+    assert reused(again(place, "--set", "evaluation.context_tokens=32")) == ["prepare", "train", "check", "generate"]
     assert reused(again(place, "--set", "training.learning_rate=2e-2")) == ["prepare"]
     letters = (place / "letters.csv").read_text().replace("Letter", "Note")
     (place / "letters.csv").unlink()
@@ -183,7 +183,7 @@ def test_a_file_that_was_changed_or_lost_is_made_again(place: Path, undisturbed:
     again(place)
     run = place / "runs" / "small"
     (run / "scores.parquet").unlink()
-    assert reused(again(place)) == ["prepare", "train", "check"]
+    assert reused(again(place)) == ["prepare", "train", "check", "generate"]
     (run / "adapter" / "adapter_model.safetensors").write_bytes(b"damaged")
     assert reused(again(place)) == ["prepare", "check", "score", "generate"]
     (run / "data" / "train.jsonl").write_bytes(b"")

@@ -287,6 +287,38 @@ def explain(
         )
 
 
+@app.command(name="app")
+def open_app(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    adapters: Annotated[list[str] | None, typer.Option("--adapter", metavar="ADAPTER", help="Another adapter for the playground; may be repeated.")] = None,
+    host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Another address than loopback demands a password: GALVAN_APP_PASSWORD, or the prompt.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 0,
+    review_only: Annotated[bool, typer.Option("--review-only", help="No playground, so no model is loaded.")] = False,
+    offline: Offline = False,
+) -> None:  # fmt: skip
+    """Blind review and playground in the browser, on this machine alone. Example: galvan app runs/frankenstein"""
+    from galvan.rundir import open_run
+
+    open_run(folder)
+    try:
+        from galvan.app import server
+    except ModuleNotFoundError as error:
+        raise errors.RecipeError(
+            "app/missing", f"galvan app needs {error.name}; install it with: pip install 'galvan[app]'."
+        ) from None
+    from galvan.app.guard import loopback
+
+    password = os.environ.get("GALVAN_APP_PASSWORD") or None
+    if password is None and not loopback(host) and sys.stdin.isatty():
+        password = typer.prompt("Password for the pages", hide_input=True, confirmation_prompt=True, err=True)
+    playground = None
+    if not review_only:
+        from galvan.app.playground import Playground
+
+        playground = Playground(folder, adapters or (), offline)
+    server.serve(folder, host, port, password, playground, lambda url: print(url, flush=True))
+
+
 @app.command()
 def doctor(json: Json = False) -> None:
     """Versions, devices, memory, disk and Hub login. Example: galvan doctor"""

@@ -233,7 +233,8 @@ def paired(scores: Scores, arm: str, split: str, part: bool = False, tokens: boo
             "compare/unpaired", f"{split} document {shown(lacking[0], 80)} was scored under only one of `{BASE}` and `{shown(arm)}` "
             f"({len(lacking)} such); score both arms on the same documents.",
         )  # fmt: skip
-    base, other = base.take([name for name in base.documents if name in set(other.documents)]), other
+    here = set(other.documents)
+    base = base.take([name for name in base.documents if name in here])
     other = other.take(base.documents)
     unlike = np.flatnonzero((tokens & (base.n_tokens != other.n_tokens)) | (base.n_bytes != other.n_bytes))
     if unlike.size:
@@ -370,10 +371,10 @@ def _arms(path: Path, columns: Mapping[str, Any]) -> dict[tuple[str, str], Arm]:
     lists = columns["token_nll_nats"]
     flat = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float64)
     ends = np.cumsum(lists.value_lengths().to_numpy(zero_copy_only=False))
-    names = {name: columns[name].to_pylist() for name in ("arm", "split", "document", "source")}
+    names = {name: _strings(columns[name]) for name in ("arm", "split", "document", "source")}
     number = {name: columns[name].to_numpy(zero_copy_only=False) for name in ("position", "n_tokens", "n_bytes", "nll_nats")}
+    _check(path, names["document"], number, flat, ends)
     tokens = np.split(flat, ends[:-1])
-    _check(path, names["document"], number, tokens)
     rows: dict[tuple[str, str], list[int]] = {}
     for index, key in enumerate(zip(names["arm"], names["split"], strict=True)):
         rows.setdefault(key, []).append(index)
@@ -390,17 +391,34 @@ def _arms(path: Path, columns: Mapping[str, Any]) -> dict[tuple[str, str], Arm]:
     return arms
 
 
-def _check(path: Path, documents: Sequence[str], number: Mapping[str, Any], tokens: Sequence[FloatArray]) -> None:
-    for row, (document, values) in enumerate(zip(documents, tokens, strict=True)):
-        n, nll, wrong = int(number["n_tokens"][row]), float(number["nll_nats"][row]), ""
-        if n != values.size or n < 1 or number["n_bytes"][row] < 1:
-            wrong = f"{n} tokens are announced, {values.size} are there, in {number['n_bytes'][row]} bytes"
-        elif not (np.isfinite(nll) and np.isfinite(values).all()):
-            wrong = "a token's NLL is not finite, so one of the models overflows: score in float32"
-        elif abs(values.sum() - nll) > 1e-3 * max(1.0, abs(nll)):
-            wrong = f"`nll_nats` is {nll:.6g} but the tokens add up to {values.sum():.6g}"
-        if wrong:
-            raise _damaged(path, f"row {row}, document {shown(document, 80)}: {wrong}")
+def _strings(column: Any) -> list[str]:
+    """Equal ones are one object: a document's name is in memory once, however many arms have scored it."""
+    encoded = column.dictionary_encode()
+    words = encoded.dictionary.to_pylist()
+    return [words[i] for i in encoded.indices.to_numpy()]
+
+
+def _check(path: Path, documents: Sequence[str], number: Mapping[str, Any], flat: FloatArray, ends: IntArray) -> None:
+    """All rows at once; DataError with the first that is wrong."""
+    there, announced, nll = np.diff(ends, prepend=0), number["n_tokens"], number["nll_nats"]
+    empty = (there != announced) | (announced < 1) | (number["n_bytes"] < 1)
+    total = np.zeros(len(nll))
+    full = there > 0
+    with np.errstate(invalid="ignore"):  # infinities of both signs: not finite either way
+        total[full] = np.add.reduceat(flat, (ends - there)[full]) if full.any() else 0.0
+    finite = np.isfinite(nll) & np.isfinite(total)
+    off = np.abs(np.where(finite, total - nll, 0.0)) > 1e-3 * np.maximum(1.0, np.abs(np.where(finite, nll, 0.0)))
+    wrong = np.flatnonzero(empty | ~finite | off)
+    if not wrong.size:
+        return
+    row = int(wrong[0])
+    if empty[row]:
+        what = f"{announced[row]} tokens are announced, {there[row]} are there, in {number['n_bytes'][row]} bytes"
+    elif not finite[row]:
+        what = "a token's NLL is not finite, so one of the models overflows: score in float32"
+    else:
+        what = f"`nll_nats` is {nll[row]:.6g} but the tokens add up to {total[row]:.6g}"
+    raise _damaged(path, f"row {row}, document {shown(documents[row], 80)}: {what}")
 
 
 def _damaged(path: Path, what: str) -> DataError:

@@ -8,6 +8,8 @@ failed, so that a failure ends all of them, with one message, and none waits for
 from __future__ import annotations
 
 import os
+import signal
+import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 MOST_FLAGS = 3
+LAST_SECONDS = 0.5  # in which a launcher sees the first rank's end
 BUCKET = 2**24  # numbers of gradients summed at once
 PATIENCE = timedelta(days=7)  # the others wait as long as the first one prepares and judges; a process that dies is noticed at once
 
@@ -89,9 +92,11 @@ def serve() -> int:
         return EXIT_RESOURCES
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    import torch.distributed as dist
-
-    dist.destroy_process_group()
+    # The first rank goes first: a launcher ends all others as soon as one has failed, and is to report that one.
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(end_code))
+    with suppress(_Lost):
+        _broadcast(None)
+    time.sleep(LAST_SECONDS)
     return end_code
 
 

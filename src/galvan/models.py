@@ -461,6 +461,24 @@ def load_adapter(base: Any, adapter: Located, trainable: bool = False) -> Any:
     return model.eval()
 
 
+def without_adapter(wrapped: Any, adapter: Located) -> Any | None:
+    """The base that `wrapped` was made around, in place; None where unloading would not bring it back.
+
+    Trained biases, saved modules and embeddings stay in the base, and so does what a start such as PiSSA took out of its weights.
+    """
+    config = getattr(wrapped, "peft_config", {}).get("default")
+    if not hasattr(wrapped.base_model, "unload") or config is None:
+        return None
+    plain = (
+        getattr(config, "bias", "none") == "none"
+        and not getattr(config, "modules_to_save", None)
+        and not getattr(config, "trainable_token_indices", None)
+        and getattr(config, "init_lora_weights", True) in (True, False, "gaussian")
+        and all("lora_" in name for path in weight_files(adapter, "adapter_model") for name in safetensors_header(path))
+    )
+    return wrapped.unload() if plain else None
+
+
 def save(model: Any, folder: Path, tokenizer: Any = None, start: Path | None = None) -> None:
     """Write a trained adapter, or a whole model with its `tokenizer`, as PEFT and transformers do; ResourceError if the disk refuses.
 

@@ -378,27 +378,31 @@ class Story:
     def score(self) -> None:
         """scores.parquet and provenance.json; nothing is scored where the integrity checks refuse the comparison."""
         assert self.tuned is not None
-        documents = {name: read_documents(self.folder / "data" / f"{name}.jsonl") for name in ("test", "train")}
-        every = max(1, len(documents["train"]) // PROBE_DOCUMENTS)
-        documents["train"] = documents["train"][::every][:PROBE_DOCUMENTS]
         stage = Stage(
             self.folder, "score",
             {
                 "arms": self._arms(), "evaluation": self.recipe.evaluation.model_dump(include={"context_tokens", "tokens_per_pass", "score_eos"}),
-                "context": self._context(), "documents": documents, "versions": _versions(), "seed": self.recipe.seed,
+                "context": self._context(), "documents": [sha256_file(self.folder / "data" / f"{n}.jsonl") for n in ("test", "train")],
+                "versions": _versions(), "seed": self.recipe.seed,
             },
         )  # fmt: skip
         self._write_provenance()
         if self._refused() or self._reuse(stage):
             return
         stage.begin()
-        distributed.together(Story._score_now, self, documents)
+        distributed.together(Story._score_now, self)
         stage.finish(["scores.parquet"])
 
-    def _score_now(self, documents: Mapping[str, Sequence[Document]]) -> None:
+    def _score_now(self) -> None:
+        from galvan.data.store import spool_of
         from galvan.measure.arms import score_arms
 
         assert self.tuned is not None
+        documents: dict[str, Sequence[Document]] = {
+            name: spool_of(Document, each_document(self.folder / "data" / f"{name}.jsonl"), self.folder)
+            for name in ("test", "train")
+        }
+        documents["train"] = _probe(documents["train"], PROBE_DOCUMENTS)
         rows = score_arms(
             self.base, self.tuned, self.recipe, self._tokenizer, documents, self._context(), CONTROL_DOCUMENTS, self.device, self.dtype, self.progress,
             self._other_tokenizer(self.tuned),
@@ -684,7 +688,7 @@ class Story:
                 "data_sha256": fingerprint([sha256_file(self.folder / "data" / f"{n}.jsonl") for n in ("train", "validation", "test")]),
                 "versions": _versions(), "device": self.device, "dtype": self.dtype,
                 "first_token_rule": first_token_rule(self._tokenizer),
-                "scored_tokens": scoring_rule(read_documents(self.folder / "data" / "test.jsonl")), "context_tokens": self._context(),
+                "scored_tokens": scoring_rule(each_document(self.folder / "data" / "test.jsonl")), "context_tokens": self._context(),
                 "tokens_per_pass": self.recipe.evaluation.tokens_per_pass,
             },
         )  # fmt: skip

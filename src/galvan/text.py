@@ -183,7 +183,7 @@ def shown(text: str, limit: int | None = None) -> str:
 
 def json_shown(document: str) -> str:
     """A JSON document in which unsafe characters are written as JSON escapes: the same values, safe for a terminal, valid UTF-8."""
-    if document.isascii() and "\x7f" not in document:  # JSON itself has escaped the other control characters
+    if is_plain(document):
         return document
     return _UNSAFE.sub(lambda match: json.dumps(match.group())[1:-1], document)
 

@@ -103,6 +103,12 @@ def status(facts: Facts, code: str) -> str:
     return next(f.status for f in diagnose(facts) if f.code == code)
 
 
+def dead_file(dtypes: tuple[str, ...] = ("F32",), **changes: Any) -> Facts:
+    """A file whose every lora_B is zero, and the log of the training that it came out of."""
+    files = with_(FILES, modules=(with_(MODULE, max_abs_b=0.0),), dtypes=dtypes)
+    return Facts(Integrity(files, recorded=with_(RECORD, course=with_(COURSE, **changes))))
+
+
 APART = Drift(16, 16, 0.02, 0.999)
 UNFIT = {"unexpected_keys": ("x", "y"), "missing_keys": ("v", "w"), "renamable": 2}
 FAULTS: dict[str, tuple[str, Facts]] = {
@@ -146,9 +152,13 @@ FAULTS: dict[str, tuple[str, Facts]] = {
     "no gradient below": ("D01", file(modules=(MODULE, with_(MODULE, max_abs_b=0.0)))),
     "no gradient at all, by the log": ("D01", Facts(Integrity(with_(FILES, modules=(with_(MODULE, max_abs_b=0.0),)), recorded=with_(RECORD, course=with_(COURSE, silent=("x.lora_B",)))))),
     "optimizer empty": ("D02", record(optimizer_parameters=0)),
+    "no gradient norm at all, by a Trainer's log": ("D01", dead_file(factors=0, parameters=0, first_norm=0.0, largest_norm=0.0, median_norm=0.0)),
     "nothing moves": ("D03", log(still=8)),
+    "nothing moved, and the file is zero": ("D03", dead_file(still=8)),
+    "nothing moved, and the file is zero in bfloat16": ("D03", dead_file(("BF16",), still=8, changed_share=0.0)),
     "optimizer holds half": ("D03", record(optimizer_parameters=256)),
     "all masked": ("D04", Facts(HEALTHY, run=RunFacts(tokens=with_(TOKENS, supervised_tokens=0)))),
+    "most rows masked": ("D04", Facts(HEALTHY, run=RunFacts(tokens=with_(TOKENS, masked_rows=80)))),
     "loss 0": ("D04", log(zero=(5, 10))),
     "rate 1e-6": ("D05", log(peak_rate=1e-6)),
     "hardly moved": ("D05", file(modules=(with_(MODULE, max_abs_b=1e-7),))),
@@ -160,7 +170,11 @@ FAULTS: dict[str, tuple[str, Facts]] = {
     "nothing to learn": ("D11", Facts(HEALTHY, outcome=IDLE)),
     "diverged": ("D12", log(highest_loss=12.0, last_loss=9.0)),
 }  # fmt: skip
-BESIDE = {"offloaded": {"D01"}, "unloaded wrapper over the base": {"A09"}}  # true as well, and named first or after
+BESIDE = {
+    "offloaded": {"D01"}, "no gradient norm at all, by a Trainer's log": {"D09"}, "unloaded wrapper over the base": {"A09"},
+    "nothing moved, and the file is zero in bfloat16": {"C07"},
+}  # fmt: skip
+# true as well, and named first or after
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -191,6 +205,25 @@ def test_low_rate_and_few_steps_are_no_fault_where_the_model_learned() -> None:
     assert present(Facts(log(steps=3, peak_rate=1e-6).integrity, outcome=learned)) == ["D05", "D06"]
     gain = paired_gain([30.0 + i for i in range(20)], [27.0 + i for i in range(20)], [10] * 20, margin=0.01)
     assert present(Facts(log(steps=3, peak_rate=1e-6, warmup_share=0.9).integrity, outcome=with_(learned, probe=gain))) == []
+
+
+def test_long_prompts_are_not_masked_rows() -> None:
+    """Three per cent of the tokens are learned, in every row: as short answers to long prompts are."""
+    chat = with_(TOKENS, supervised_tokens=30, masked_rows=0)
+    few = with_(TOKENS, supervised_tokens=30, masked_rows=30, notices={"D04": ["30 of 100 rows have no token to learn."]})
+    old = with_(TOKENS, supervised_tokens=30, notices={"D04": ["30 of 100 rows have no token to learn."]})
+    for tokens in (chat, few, old):
+        assert status(Facts(HEALTHY, run=RunFacts(tokens=tokens)), "D04") == "absent"
+
+
+def test_zeros_that_training_explains_are_not_called_a_fresh_adapter() -> None:
+    stale, fresh = diagnose(dead_file(still=8)), diagnose(dead_file())
+    assert stale[0].code == "D03" and "D03" in next(f for f in stale if f.code == "B07").against[0]
+    assert fresh[0].code == "B07"  # this training moved all its parameters: the file is not what it made
+    unread = dead_file(still=8)
+    assert unread.integrity is not None
+    healthy_file = Facts(with_(unread.integrity, files=FILES, live=with_(LIVE, tuned=with_(ON, dead=("default",)))))
+    assert status(healthy_file, "B07") == "present"  # zeros in memory alone: the file was not loaded
 
 
 def test_a_name_of_another_base_alone_is_no_accusation() -> None:

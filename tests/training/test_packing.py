@@ -137,7 +137,7 @@ def test_e11_labels_shifted_twice_are_seen_and_our_loss_is_the_definition():
     assert loss_error(model, even, twice) < TOLERANCE  # chance makes the sums alike; the targets are not
     assert target_error(model, even, twice) > TARGET_TOLERANCE
     assert target_error(model, even, lambda m, ids, labels: sum_nll(m, ids, labels, True)) < 1e-4
-    require_true_loss(model, row(60, masked=40), True)
+    require_true_loss(model, row(60, masked=40), lambda m, ids, labels: sum_nll(m, ids, labels, True))
 
 
 def test_e13_a_model_that_looks_at_its_padding_is_refused():

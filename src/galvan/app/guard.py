@@ -101,11 +101,10 @@ class Guard:
         self._give(response, Session(trusted=True))
         return response
 
-    def visitor(self, response: Response) -> Session:
-        """A session that may only give the password."""
-        session = Session(trusted=False)
-        self._give(response, session)
-        return session
+    def visitor(self, response: Response) -> Response:
+        """`response` with a session that may only give the password."""
+        self._give(response, Session(trusted=False))
+        return response
 
     def sign_in(self, request: Request, password: str) -> Response:
         """A new, trusted session for the right password; 403 for a wrong one, 429 after too many."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from galvan.app.pairs import AUTHOR, BASE, TUNED, Pair
-from galvan.app.store import FILE, readable, read_pairs
+from galvan.app.store import FILE, read_pairs, readable
 from galvan.rundir import sha256_file
 from galvan.statistics.preference import FEW_RATERS, Anytime, WinRate, confidence_sequence, krippendorff_alpha, win_rate
 

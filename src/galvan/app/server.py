@@ -206,6 +206,7 @@ def serve(
             raise ResourceError(
                 "app/port", f"{shown(host)} port {port} cannot be opened: {error.strerror or error}; choose another with --port."
             ) from None
+        listener.listen(128)  # from here on a browser that is quick waits instead of failing
         guard = guard_before if port else Guard(host, listener.getsockname()[1], password)
         app = create_app(folder, guard, Store(folder), playground)
         config = uvicorn.Config(app, log_level="error", access_log=False, server_header=False, proxy_headers=False, ws="none", timeout_graceful_shutdown=2)  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,15 +60,17 @@ class Store:
         """Open or begin the ratings of a run. `seed` is that of a new file (None: drawn); a file that is there keeps its own."""
         self.path = folder / FILE
         self._lock = threading.Lock()
+        drawn = secrets.randbits(62) if seed is None else seed
+        pairs, digest = pairs_of_run(folder, drawn)  # first, so that a run with nothing to read gets no file
         with readable(self.path):
             self._db = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             if self._db.execute("PRAGMA user_version").fetchone()[0] == 0:
-                self._begin(folder, secrets.randbits(62) if seed is None else seed)
-            self.seed, digest = self._db.execute("SELECT seed, samples_sha256 FROM meta").fetchone()
+                self._begin(drawn, pairs, digest)
+            self.seed, judged = self._db.execute("SELECT seed, samples_sha256 FROM meta").fetchone()
             self.pairs = read_pairs(self._db)
-        if digest != pairs_of_run(folder, self.seed)[1]:
+        if judged != digest:
             raise RecipeError(
                 "app/other-samples", f"{shown(str(self.path))} belongs to texts that this run no longer has; move it away to begin anew."
             )  # fmt: skip
@@ -131,8 +133,7 @@ class Store:
                 return Place(number, len(order), pair.prompt, *sides)
         return Place(len(order) + 1, len(order))
 
-    def _begin(self, folder: Path, seed: int) -> None:
-        pairs, digest = pairs_of_run(folder, seed)
+    def _begin(self, seed: int, pairs: Sequence[Pair], digest: str) -> None:
         self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA}")
         rows = ((n, p.prompt_id, p.prompt, p.first_arm, p.second_arm, p.first, p.second) for n, p in enumerate(pairs))
         self._db.executemany("INSERT INTO pairs VALUES (?, ?, ?, ?, ?, ?, ?)", rows)

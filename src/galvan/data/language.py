@@ -87,17 +87,19 @@ class _Looks:
         other_scripts: list[tuple[int, str, int]] = []
         beginnings = (text[:_LOOKED_AT] for text in texts)
         begin = 0
+        little = spoken(_LANGUAGES_OF)
+        order = np.argsort(little.hashes)
+        speaks = np.array([[name in languages for name in names] for languages in _LANGUAGES_OF.values()])
         while some := list(islice(beginnings, _TOGETHER)):
             found = spoken(some)
             owner = np.repeat(np.arange(len(some)), found.counts)
             own = np.zeros((len(some), len(names) + 1), dtype=np.int16)
-            sizes = np.array([len(word) for word in found.vocabulary], dtype=np.int16)
-            own[:, -1] = np.bincount(owner, sizes[found.ids], len(some)) if len(owner) else 0
-            speaks = np.zeros((len(found.vocabulary), len(names)), dtype=np.bool_)
-            for word, number in ((word, number) for number, word in enumerate(found.vocabulary) if word in _LANGUAGES_OF):
-                speaks[number] = [name in _LANGUAGES_OF[word] for name in names]
-            for column in np.flatnonzero(speaks.any(axis=0)):
-                own[:, column] = np.bincount(owner[speaks[found.ids, column]], minlength=len(some))
+            own[:, -1] = np.bincount(owner, found.ends - found.begins, len(some)) if len(owner) else 0
+            place = np.minimum(np.searchsorted(little.hashes[order], found.hashes), len(order) - 1)
+            is_little = little.hashes[order[place]] == found.hashes
+            speaker, word = owner[is_little], order[place[is_little]]
+            for column in range(len(names)):
+                own[:, column] = np.bincount(speaker[speaks[word, column]], minlength=len(some))
             for number, text in enumerate(some):
                 if not text.isascii() and not (plain := without_marks(text)).isascii():
                     scripts = _scripts(plain)

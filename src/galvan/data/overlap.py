@@ -14,15 +14,11 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from galvan.data.spoken import Spoken, spoken_of_words
+from galvan.data.spoken import BASE, INVERSE, Hashes, Places, Spoken, powers, spoken_of_words
 
-Hashes = NDArray[np.uint64]
-Places = NDArray[np.int64]
 Owners = NDArray[np.int32]
 N = TypeVar("N", bound=np.generic)
 
-_BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2**64
-_INVERSE = pow(_BASE, -1, 2**64)
 SEED_WORDS = 8
 
 
@@ -35,12 +31,11 @@ class Corpus:
         n = int(self.counts.sum())
         self.owner: Owners = np.repeat(np.arange(len(self.counts), dtype=np.int32), self.counts)
         self.begin: Places = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(self.counts)])
-        table = np.array([hash_word(word) for word in self._spoken.vocabulary], dtype=np.uint64)
-        self._powers, self._inverses = _powers(_BASE, n), _powers(_INVERSE, n)
+        self._inverses = powers(INVERSE, n)
         self._sums: Hashes = np.zeros(n + 1, dtype=np.uint64)
         if n:
-            np.cumsum(table[self._spoken.ids] * self._powers, out=self._sums[1:])
-        self._windows: dict[int, tuple[Places, Hashes]] = {}
+            np.cumsum(self._spoken.hashes * powers(BASE, n), out=self._sums[1:])
+        self._seeds: tuple[Places, Hashes] | None = None
 
     def places(self, length: int, among: Places | None = None) -> Places:
         """Where a window of `length` words begins that lies in one document."""
@@ -56,25 +51,34 @@ class Corpus:
         return result
 
     def windows(self, length: int, among: Places | None = None) -> tuple[Places, Hashes]:
-        """Starts and hashes of the windows of `length` words; those of a whole corpus are kept, for they are asked for again."""
+        """Starts and hashes of the windows of `length` words; a whole corpus keeps the seeds, for they are asked for again."""
         if among is not None:
             starts = self.places(length, among)
             return starts, self.hashes(starts, length)
-        if length not in self._windows:
-            starts, n = self.places(length), len(self.owner) - length + 1
-            every = (self._sums[length:] - self._sums[:-length]) * self._inverses[: max(0, n)]
-            self._windows[length] = starts, every[starts]
-        return self._windows[length]
+        if length == SEED_WORDS and self._seeds is not None:
+            return self._seeds
+        n = max(0, len(self.owner) - length + 1)
+        inside = self.owner[:n] == self.owner[length - 1 :]
+        every = self._sums[length:] - self._sums[:-length]
+        every *= self._inverses[:n]
+        found = np.flatnonzero(inside), every[inside]
+        if length == SEED_WORDS:
+            self._seeds = found
+        return found
+
+    def forget_seeds(self) -> None:
+        """Free the memory of what is kept."""
+        self._seeds = None
 
     def whole(self) -> Hashes:
         """One hash for each document, of all its words and their number: the same for the same words."""
         spans = self._sums[self.begin[1:]] - self._sums[self.begin[:-1]]
         inverses = np.append(self._inverses, np.uint64(0))[self.begin[:-1]]
-        mixed: Hashes = (spans * inverses ^ self.counts.astype(np.uint64)) * np.uint64(_BASE)
+        mixed: Hashes = (spans * inverses ^ self.counts.astype(np.uint64)) * np.uint64(BASE)
         return mixed ^ mixed >> np.uint64(32)
 
     def words(self, start: int, length: int) -> list[str]:
-        return [self._spoken.vocabulary[number] for number in self._spoken.ids[start : start + length].tolist()]
+        return self._spoken.words(start, start + length)
 
 
 @lru_cache(maxsize=1_000_000)
@@ -85,18 +89,6 @@ def hash_word(word: str) -> int:
         value = (value ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
     value = (value ^ value >> 32) * 0xD6E8FEB86659FD93 & 0xFFFFFFFFFFFFFFFF
     return value ^ value >> 32
-
-
-_KNOWN_POWERS: dict[int, Hashes] = {}
-
-
-def _powers(base: int, n: int) -> Hashes:
-    """The first `n` powers of `base`; the longest row of them is kept, for every corpus needs it."""
-    if len(_KNOWN_POWERS.get(base, ())) < n:
-        steps = np.full(n, base, dtype=np.uint64)
-        steps[:1] = 1
-        _KNOWN_POWERS[base] = np.cumprod(steps, dtype=np.uint64)
-    return _KNOWN_POWERS.get(base, np.empty(0, dtype=np.uint64))[:n]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,17 +110,19 @@ def matches(
 
 
 class Table:
-    """Sorted hashes that can be looked for quickly: a table of their top bits sorts out most before anything is compared."""
+    """Sorted hashes that can be looked for quickly: tables of their top and low bits sort out most before anything is compared."""
 
     def __init__(self, ordered: Hashes) -> None:
-        bits = min(24, max(8, len(ordered).bit_length() + 3))
-        self._ordered, self._shift = ordered, np.uint64(64 - bits)
-        self._bits = np.zeros(1 << bits, dtype=np.bool_)
-        self._bits[ordered >> self._shift] = True
+        bits = min(23, max(8, len(ordered).bit_length() + 2))
+        self._ordered, self._shift, self._mask = ordered, np.uint64(64 - bits), np.uint64((1 << bits) - 1)
+        self._top, self._low = np.zeros(1 << bits, dtype=np.bool_), np.zeros(1 << bits, dtype=np.bool_)
+        self._top[ordered >> self._shift] = True
+        self._low[ordered & self._mask] = True
 
     def found(self, some: Hashes) -> Places:
         """Indices of those of `some` that are among them."""
-        maybe = np.flatnonzero(self._bits[some >> self._shift])
+        maybe = np.flatnonzero(self._top[some >> self._shift])
+        maybe = maybe[self._low[some[maybe] & self._mask]]
         if not len(maybe):
             return maybe
         nearest = self._ordered[np.minimum(np.searchsorted(self._ordered, some[maybe]), len(self._ordered) - 1)]

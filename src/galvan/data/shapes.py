@@ -33,12 +33,24 @@ def payload(record: Record, columns: Columns, where: str) -> Payload | None:
 
 
 def decoded(rows: Iterable[Row], decode: Decode) -> Iterator[Row]:
-    """Rows of ids with their learned text, which only the tokenizer can read; the others as they are."""
+    """Rows of ids with their learned text, which only the tokenizer can read; the others as they are.
+
+    Raises DataError D04, after the last row, if there are rows of ids and none of them has a token to learn.
+    """
+    of_ids, learned = 0, False
     for row in rows:
         if isinstance(row.payload, Tokens):
             labels = row.payload.labels or row.payload.input_ids
+            of_ids += 1
+            learned = learned or any(i != IGNORE for i in labels[1:])  # position 0 is never a target
             row = row.with_text(decode([i for i in labels if i != IGNORE]))
         yield row
+    if of_ids and not learned:
+        raise DataError(
+            "D04",
+            f"None of the {of_ids:,} rows of token ids has a token to learn: every label is {IGNORE}; give `labels` that are the ids "
+            "where the model is to learn.",
+        )
 
 
 def describe(payload: Payload | None) -> str:

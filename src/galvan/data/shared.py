@@ -22,7 +22,7 @@ NGRAM_WORDS = 13  # the usual unit of contamination reports
 COPY_WORDS = overlap.SEED_WORDS  # a run of so many words is a copy rather than a phrase (METHODS S5.6)
 FORMULA = 4  # a run that more documents have is a formula rather than a copy: a greeting, a refrain
 NEAR = 0.8  # Jaccard similarity of five-word runs from which two documents are the same text
-BLOCK, HELD = 12_000_000, 24_000_000  # characters
+BLOCK, HELD = 3_000_000, 12_000_000  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,7 @@ def found(
                     see(name, block)
                 for held in group:
                     held.meet(name, block, name in counted)
+                block.corpus.forget_seeds()
         seen = True
         for held in group:
             held.finish(results)
@@ -177,27 +178,38 @@ class _Windows:
     """The windows of one length of a held block, and in how many documents each of them was met."""
 
     def __init__(self, corpus: Corpus, length: int) -> None:
-        self.length = length
-        self.starts, self.hashes = corpus.windows(length)
-        self.different = overlap.different(self.hashes)
+        self.length, self._corpus = length, corpus
+        starts, hashes = corpus.windows(length)
+        self.starts = starts.astype(np.int32)
+        order = np.argsort(hashes)
+        hashes = hashes[order]
+        new = np.append(np.ones(min(1, len(hashes)), dtype=np.bool_), hashes[1:] != hashes[:-1])
+        self.different = hashes[new]
+        self._place = np.empty(len(hashes), dtype=np.int32)  # of each window among the different ones
+        self._place[order] = np.cumsum(new, dtype=np.int32) - 1
         self.documents = np.zeros(len(self.different), dtype=np.int32)
         self._table = overlap.Table(self.different)
 
     def met(self, other: Corpus, among: Places | None, counts: bool) -> Places:
         """Where `other` has one of these windows; where it counts, each of its documents is one more that has it."""
-        starts, hashes = other.windows(self.length, among)
-        here = self._table.found(hashes)
+        if other is self._corpus:
+            here, place = self.starts.astype(np.int64), self._place.astype(np.int64)
+        else:
+            starts, hashes = other.windows(self.length, among)
+            found = self._table.found(hashes)
+            here, place = starts[found], np.searchsorted(self.different, hashes[found]) if counts else found
         if counts and len(here):
-            place = np.searchsorted(self.different, hashes[here])
-            each = overlap.different(place * np.int64(len(other.counts)) + other.owner[starts[here]])
+            each = overlap.different(place * np.int64(len(other.counts)) + other.owner[here])
             self.documents += np.bincount(each // np.int64(len(other.counts)), minlength=len(self.documents)).astype(np.int32)
-        return starts[here]
+        return here
 
     def starts_in(self, other: Corpus, places: Places) -> Places:
-        """Starts of those of these windows that `other` has at `places`."""
+        """Starts of the windows that `other` has at `places`, all of which are among these."""
         if not len(places):
             return places
-        return self.starts[overlap.Table(np.sort(other.hashes(places, self.length))).found(self.hashes)]
+        is_there = np.zeros(len(self.different), dtype=np.bool_)
+        is_there[np.searchsorted(self.different, other.hashes(places, self.length))] = True
+        return self.starts[is_there[self._place]].astype(np.int64)
 
     def copied(self, corpus: Corpus, starts: Places) -> int:
         """How many words lie in one of the windows at `starts` and in none that is a formula."""

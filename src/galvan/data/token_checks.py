@@ -62,8 +62,8 @@ class TokenFacts:
 
 @dataclass(frozen=True, slots=True)
 class TokenReport:
-    """`tokens.json`: what the training rows come to. `ends_survive_share` is the share of rows whose end is learned, `ways` counts rows
-    by how their learned part was found."""
+    """`tokens.json`: what the training rows come to. `ends_survive_share` is the share of rows whose end is learned, `masked_rows` counts
+    rows without a token to learn, `ways` rows by how their learned part was found."""
 
     schema_version: int
     shape: str
@@ -76,6 +76,7 @@ class TokenReport:
     ends_survive_share: float | None
     ways: dict[str, int]
     first_token_rule: str
+    masked_rows: int
     notices: list[TokenNotice]
 
 
@@ -107,7 +108,8 @@ def report(facts: TokenFacts) -> TokenReport:
         supervised_tokens=sum(row.n_supervised for row in rows), truncated_rows=sum(row.cut_tokens > 0 for row in rows),
         truncated_tokens=sum(row.cut_tokens for row in rows), lost_supervised_tokens=sum(row.cut_supervised for row in rows),
         ends_survive_share=sum(map(facts.ends_learned, rows)) / len(rows) if rows else None,
-        ways=dict(sorted(Counter(row.way for row in rows).items())), first_token_rule=first_token_rule(facts.tokenizer), notices=notices(facts),
+        ways=dict(sorted(Counter(row.way for row in rows).items())), first_token_rule=first_token_rule(facts.tokenizer),
+        masked_rows=sum(not row.n_supervised for row in rows), notices=notices(facts),
     )  # fmt: skip
 
 

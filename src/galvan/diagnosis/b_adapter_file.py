@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from galvan.diagnosis.catalogue import Answer, Facts, absent, cause, evidence, present, unknown
 from galvan.diagnosis.thresholds import FEW_BLOCKS
+from galvan.measure.course import Course
 from galvan.measure.facts import FileFacts
 from galvan.measure.key_names import DOUBLED, NO_MODEL, SWALLOWED, WRAPPERS
 from galvan.text import shown
@@ -269,12 +270,11 @@ def fresh_adapter(facts: Facts) -> Answer:
     if settled:
         return absent([settled])
     files, state, function = facts.files, facts.adapter, facts.function
-    if facts.course is not None and facts.course.factors and facts.course.silent:
-        return absent(
-            ["It came out of this training, whose log shows which factors got no gradient: D01's question."], [], "very likely"
-        )
     modules = files.modules if files else ()
     dead = files.dead_modules if files else []
+    trained_so = _zero_by_training(facts.course)
+    if trained_so and len(dead) == len(modules):
+        return absent([trained_so], [], "very likely")
     in_memory = bool(state and state.active and all(name in state.dead for name in state.active))
     dead_file = bool(modules) and len(dead) == len(modules)
     changes = None
@@ -304,6 +304,17 @@ def fresh_adapter(facts: Facts) -> Answer:
         facts.arms_differ(),
     )
     return absent(against) if against else unknown("the adapter's values.", evidence(facts.arms_equal()))
+
+
+def _zero_by_training(seen: Course | None) -> str | None:
+    """Why an adapter that came out of this training is zero as a fresh one is; None where the log does not say."""
+    if seen is None:
+        return None
+    if (seen.factors and seen.silent) or seen.largest_norm == 0:
+        return "It came out of this training, whose log shows that factors got no gradient: D01's question."
+    if seen.moved_nothing:
+        return "It came out of this training, whose log shows that no parameter moved: zeros are what D03 leaves."
+    return None
 
 
 @cause(

@@ -94,6 +94,10 @@ def no_gradient(facts: Facts) -> Answer:
             f"At the first step {len(seen.silent)} of {seen.factors} factors got no gradient (first: {shown(seen.silent[0], 120)})."
         )
         return present(evidence(first, zeros))
+    if seen is not None and seen.largest_norm == 0 and dead and len(dead) == len(modules):
+        return present(
+            evidence(f"The gradient norm was 0 at every logged step, over {seen.steps} steps.", zeros), [], "very likely"
+        )
     if seen is not None and seen.factors and not seen.silent:
         return absent([f"At the first step all {seen.factors} factors had a gradient."])
     if dead and len(dead) < len(modules):
@@ -154,8 +158,9 @@ def stale_optimizer(facts: Facts) -> Answer:
     if seen is not None and seen.parameters and (seen.peak_rate is None or seen.peak_rate > 0):
         said = f"{seen.parameters - seen.still} of {seen.parameters} parameters with a gradient moved in the first steps."
         coarse = facts.files is not None and bool(facts.files.dtypes) and set(facts.files.dtypes) <= {"BF16", "F16"}
-        if seen.still == seen.parameters and not coarse:
-            return present([said])
+        dead = facts.files is not None and len(facts.files.dead_modules) == len(facts.files.modules) > 0
+        if seen.moved_nothing and (dead or not coarse):  # a step is never too small for a factor that is zero
+            return present(evidence(said, "In the file every lora_B is still zero, as it began." if dead else None))
         if held is not None and trainable is not None and 0 < held < trainable:
             return present([said, f"The optimizer held {held:,} of {trainable:,} trainable parameters."])
         return absent([said])
@@ -183,12 +188,13 @@ def labels_masked(facts: Facts) -> Answer:
     tokens, seen = facts.run.tokens if facts.run else None, facts.course
     if tokens is not None:
         said = f"{tokens.supervised_tokens:,} of {tokens.tokens:,} tokens in {tokens.rows} training rows are learned."
-        notices = tokens.notices.get("D04", [])
+        masked = tokens.masked_rows
+        rows = None if masked is None else f"{masked} of {tokens.rows} rows have no token to learn."
         if not tokens.supervised_tokens:
-            return present([said])
-        if notices and _masked_share(facts) > MASKED_ROWS:
-            return present([said, *notices], [], "very likely")
-        return absent([said], notices)
+            return present(evidence(said, rows))
+        if masked is not None and masked > MASKED_ROWS * tokens.rows:
+            return present(evidence(said, rows), [], "very likely")
+        return absent([said], evidence(rows if masked else None))
     if seen is not None and seen.zero:
         return present(
             evidence(
@@ -200,11 +206,6 @@ def labels_masked(facts: Facts) -> Answer:
         )
     why = "The logged loss is never exactly 0." if seen is not None and seen.first_loss is not None else None
     return unknown("how many tokens of the training rows were learned.", [], evidence(why))
-
-
-def _masked_share(facts: Facts) -> float:
-    tokens = facts.run.tokens if facts.run else None
-    return 1 - tokens.supervised_tokens / tokens.tokens if tokens and tokens.tokens else 0.0
 
 
 @cause(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from galvan.data.leak import reasons
 from galvan.diagnosis.asking import NO_TOKENS, base_nats, notices, prompts, reported_by, reported_is_right, run, supported
 from galvan.diagnosis.catalogue import Answer, Facts, absent, cause, evidence, present, unknown
 from galvan.diagnosis.thresholds import (
@@ -286,6 +285,8 @@ def leaked(facts: Facts) -> Answer:
             "what training and held-out text share; give the training text too (`galvan evaluate ... --train-data FILE`)."
         )
     held_out = [pair for pair in pairs if "train" in (pair.a, pair.b)]
+    from galvan.data.leak import reasons
+
     found = [said for pair in held_out for said in reasons(pair)]
     if found:
         copies = any(pair.leaking or pair.long_duplicates or pair.near_duplicates for pair in held_out)

@@ -267,12 +267,12 @@ def tokens_independent(facts: Facts) -> Answer:
     judges=True,
 )
 def too_small(facts: Facts) -> Answer:
-    from galvan.statistics.power import shown_count
-    from galvan.statistics.verdict import FEWEST_UNITS
-
     test = test_gain(facts)
     if test is None:
         return unknown("the paired gain and its spread; nothing was compared.")
+    from galvan.statistics.power import shown_count
+    from galvan.statistics.verdict import FEWEST_UNITS
+
     margin = 100 * math.expm1(test.margin)
     wanted = test.documents_needed_for_margin
     said = evidence(

@@ -10,15 +10,17 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from galvan.data.facts import Overlap
 from galvan.diagnosis.reported import Reported, Sums, reported_from_json
 from galvan.errors import DataError
 from galvan.rundir import read_documents, read_json, read_rows
 from galvan.text import shown
+
+if TYPE_CHECKING:
+    from galvan.data.facts import Overlap
 
 BASE, TUNED = "base", "tuned"
 _COLUMNS = ["arm", "document", "split", "n_tokens", "nll_nats", "token_nll_nats"]
@@ -26,7 +28,8 @@ _COLUMNS = ["arm", "document", "split", "n_tokens", "nll_nats", "token_nll_nats"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Tokens:
-    """`tokens.json`: the training rows as they were encoded. `notices` are sentences by the code of their cause."""
+    """`tokens.json`: the training rows as they were encoded; `masked_rows` of them hold no token to learn (None in older files).
+    `notices` are sentences by the code of their cause."""
 
     shape: str
     rows: int
@@ -37,6 +40,7 @@ class Tokens:
     ends_survive_share: float | None
     first_token_rule: str
     notices: Mapping[str, list[str]]
+    masked_rows: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -175,14 +179,16 @@ def _tokens(value: Mapping[str, Any] | None) -> Tokens | None:
     for notice in value.get("notices") or []:
         notices.setdefault(str(notice.get("code")), []).append(str(notice.get("message")))
     try:
-        plain = {f.name: value[f.name] for f in dataclasses.fields(Tokens) if f.name != "notices"}
+        plain = {f.name: value[f.name] for f in dataclasses.fields(Tokens) if f.name not in ("notices", "masked_rows")}
     except KeyError as error:
         raise DataError("run/damaged", f"tokens.json: {error} is missing; delete the file and run again.") from None
-    return Tokens(**plain, notices=notices)
+    return Tokens(**plain, notices=notices, masked_rows=value.get("masked_rows"))
 
 
 def overlaps(audit: Mapping[str, Any]) -> list[Overlap]:
     """The pairs of splits that `audit.json` compares; a figure that an older file lacks is nothing shared."""
+    from galvan.data.facts import Overlap
+
     nothing: dict[str, Any] = {
         "a": "", "b": "", "longest_span_words": 0, "longest_span": "", "longest_span_in": None, "leaking": 0, "leaking_documents": [],
         "contained_13_grams": None, "duplicates": 0,

@@ -14,7 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from galvan.measure import key_names
+from galvan.measure.arrays import Array, read_arrays
 from galvan.measure.base_files import Shapes, base_shapes, changed_tokenizer, coverage, head_overwritten, vocabulary
 from galvan.measure.facts import FileFacts, ModuleDelta
 from galvan.measure.key_names import PREFIX
@@ -94,7 +97,7 @@ def file_facts(base: Located, tuned: Located) -> FileFacts:
 def _has_metadata(path: Path) -> bool:
     from safetensors import safe_open
 
-    with safe_open(path, framework="pt") as stream:
+    with safe_open(path, framework="np") as stream:  # "pt" would import torch
         return bool(stream.metadata())
 
 
@@ -235,31 +238,26 @@ def _ask_peft(facts: FileFacts, base: Located, tuned: Located, header: Header) -
 
 def _with_values(facts: FileFacts, config: Mapping[str, Any], headers: Mapping[Any, Header]) -> FileFacts:
     """Read every tensor once: what is not finite, and of each module the largest entries and the norm of its update."""
-    from safetensors import safe_open
-
-    factors: dict[str, dict[str, Any]] = {}
+    factors: dict[str, dict[str, Array]] = {}
     not_finite: list[str] = []
     other: list[str] = []
-    for path in headers:
-        with safe_open(path, framework="pt") as stream:
-            for name in sorted(headers[path]):
-                tensor = stream.get_tensor(name)
-                if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-                    not_finite.append(name)
-                match = _FACTOR.match(name)
-                if match:
-                    factors.setdefault(match["module"], {})[match["factor"] or match["embedding"]] = tensor
-                elif not _PART_OF_LORA.search(name) and name not in facts.unexpected_keys:
-                    other.append(name)
+    for name, array in (pair for path in headers for pair in read_arrays(path)):
+        if not np.isfinite(array).all():
+            not_finite.append(name)
+        match = _FACTOR.match(name)
+        if match:
+            factors.setdefault(match["module"], {})[match["factor"] or match["embedding"]] = array
+        elif not _PART_OF_LORA.search(name) and name not in facts.unexpected_keys:
+            other.append(name)
     modules = [_delta(name.removeprefix(PREFIX), pair, config) for name, pair in sorted(factors.items())]
     return dataclasses.replace(
         facts, not_finite=tuple(sorted(not_finite)), other_tensors=tuple(sorted(other)), modules=tuple(modules)
     )
 
 
-def _delta(module: str, pair: Mapping[str, Any], config: Mapping[str, Any]) -> ModuleDelta:
-    a, b = (pair[k].flatten(1).float() if k in pair and pair[k].ndim >= 2 else None for k in "AB")
-    largest = [float(t.abs().max()) if t is not None and t.numel() and bool(t.isfinite().all()) else None for t in (a, b)]
+def _delta(module: str, pair: Mapping[str, Array], config: Mapping[str, Any]) -> ModuleDelta:
+    a, b = (_matrix(pair[k]) if k in pair and pair[k].ndim >= 2 else None for k in "AB")
+    largest = [float(np.abs(t).max()) if t is not None and t.size and np.isfinite(t).all() else None for t in (a, b)]
     scaling = effective_scaling(module, config)
     norm = None
     # Adapted parameters (experts) stack many factors in one tensor, whose product is not their update.
@@ -268,16 +266,22 @@ def _delta(module: str, pair: Mapping[str, Any], config: Mapping[str, Any]) -> M
     return ModuleDelta(module, None if a is None else int(a.shape[0]), scaling, largest[0], largest[1], norm)
 
 
+def _matrix(array: Array) -> Array:
+    """[first dimension, all others]; what has no elements stays so."""
+    return array.reshape(array.shape[0], math.prod(array.shape[1:])).astype(np.float32, copy=False)
+
+
 def update_norm(a: Any, b: Any) -> float:
     """Frobenius norm of B A for A [r, in] and B [out, r], from the two [r, r] Gram matrices: |BA|^2 = sum(B'B * AA').
 
     Each factor is divided by its largest entry first, so that squares of tiny updates do not underflow.
     """
-    scale_a, scale_b = float(a.abs().max()), float(b.abs().max())
+    a, b = np.asarray(a), np.asarray(b)
+    scale_a, scale_b = float(np.abs(a).max()), float(np.abs(b).max())
     if scale_a == 0 or scale_b == 0:
         return 0.0
-    a, b = a / scale_a, b / scale_b
-    squared = float(((b.T @ b).double() * (a @ a.T).double()).sum())
+    a, b = a / a.dtype.type(scale_a), b / b.dtype.type(scale_b)
+    squared = float(((b.T @ b).astype(np.float64) * (a @ a.T).astype(np.float64)).sum())
     return scale_a * scale_b * math.sqrt(max(0.0, squared))
 
 

@@ -2,7 +2,8 @@
 
 The base of record is scored first, from an object that no adapter has touched. Only then is the adapter put into that object
 (PEFT changes it in place) and the tuned arm scored. The controls come last: the base a second time must score the same, an
-adapter whose B is zero must change nothing, and one whose B is random noise must do harm.
+adapter whose B is zero must change nothing, and one whose B is random noise must do harm. Where the adapter leaves something behind
+in that object (biases, saved modules, a start out of the weights), the controls take a base loaded afresh.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ def score_arms(
         for split, some in documents.items():
             yield from scored(wrapped, "tuned", split, some)
         if hasattr(wrapped.base_model, "unload"):
-            control_model = _control_adapter(wrapped.unload(), recipe, base.name)
+            again = models.without_adapter(wrapped, tuned)
+            del wrapped, model
+            control_model = _control_adapter(again or models.load_base(base, recipe.model, device, dtype), recipe, base.name)
             yield from scored(control_model, "zero_adapter", "test", control)
             randomize(control_model, recipe.seed)
             yield from scored(control_model, "random_b", "test", control)
@@ -71,9 +74,9 @@ def score_arms(
 
 
 def _control_adapter(model: Any, recipe: Recipe, base_name: str) -> Any:
-    return models.add_lora(
-        model, recipe.training.lora.model_copy(update={"targets": "all-linear", "dropout": 0.0}), base_name, None, recipe.seed
-    ).eval()
+    """An adapter whose update is zero: of the recipe's, only what leaves the base as it is."""
+    plain = {"targets": "all-linear", "dropout": 0.0, "start": "default", "bias": "none", "save_modules": [], "dora": False}
+    return models.add_lora(model, recipe.training.lora.model_copy(update=plain), base_name, None, recipe.seed).eval()
 
 
 def randomize(model: Any, seed: int) -> None:

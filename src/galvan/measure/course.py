@@ -61,6 +61,11 @@ class Course:
     changed_share: float | None = None
     gradient_left: float | None = None
 
+    @property
+    def moved_nothing(self) -> bool:
+        """True if parameters had gradients and a learning rate, and no watched step changed any of them."""
+        return 0 < self.parameters == self.still and (self.peak_rate is None or self.peak_rate > 0)
+
 
 def course(rows: Sequence[Mapping[str, Any]]) -> Course | None:
     """Sum up the rows of a log, in order of step; None if there are none."""

@@ -201,8 +201,9 @@ def generate(
         wrapped = models.load_adapter(model, located)
         merged, facts.merges[arm] = merged_copy(wrapped, [p.ids(tokenizer) for p in writers.pilot_prompts()])
         by_tuned[arm] = writers.write(arm, located, wrapped, merged or wrapped, sets)
-        model = wrapped.unload() if hasattr(wrapped.base_model, "unload") else wrapped.get_base_model()
-        del wrapped, merged
+        again = models.without_adapter(wrapped, located)
+        del wrapped, merged, model
+        model = again or models.load_base(base, recipe.model, device, dtype)
     del model
     if by_tuned:
         judge = models.load_base(base, recipe.model, device, dtype)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from galvan.app.ratings import ratings
 from galvan.compare import Comparisons, compare
 from galvan.compare_seeds import compare_seeds
 from galvan.copying.run import Copying, judge_copying
@@ -60,6 +61,7 @@ def judge(folder: Path) -> Judged:
         style=style_of_run(folder, None if excess == "not measurable" else excess == "excess copying"),
         copying=copying,
         retention=judge_retention(folder, e.recipe.evaluation.forgetting_percent),
+        ratings=ratings(folder),
     )
     blocks = {"style": verdicts.style(e), "originality": verdicts.originality(e), "retention": verdicts.retention(e)}
     findings = diagnose(e.facts(blocks))

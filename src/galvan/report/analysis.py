@@ -30,6 +30,7 @@ from galvan.report.prose import (
     sentence,
 )
 from galvan.report.remedies import Action, next_actions
+from galvan.report.ratings import ratings_section
 from galvan.report.retention import retention_section
 from galvan.report.style import style_section
 from galvan.statistics.paired import Gain
@@ -467,5 +468,5 @@ def conclusion(e: Evidence) -> str:
 
 
 SECTIONS: tuple[Callable[[Evidence], str], ...] = (
-    summary, training_details, key_findings, style_section, copying_section, retention_section, possible_explanations, recommendations, next_steps, how_measured, files, conclusion,
+    summary, training_details, key_findings, style_section, copying_section, retention_section, ratings_section, possible_explanations, recommendations, next_steps, how_measured, files, conclusion,
 )  # fmt: skip

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from galvan import recipe as recipes
+from galvan.app.ratings import Ratings
 from galvan.compare import Comparisons
 from galvan.copying.run import Copying
 from galvan.diagnosis.catalogue import Facts, Finding
@@ -55,6 +56,7 @@ class Evidence:
     style: RunStyle | None = None
     copying: Copying | None = None
     retention: Retention | None = None
+    ratings: Ratings | None = None
     run: RunFacts | None = None
 
     @property

@@ -71,27 +71,27 @@ def power_svg(test: Gain) -> str:
     def x(percent: float) -> float:
         return EDGE + a.at(percent, width)
 
-    def band(span: Interval, height: int, colour: str) -> str:
-        return f'<rect x="{x(span.low):.1f}" y="{MIDDLE - height // 2}" width="{x(span.high) - x(span.low):.1f}" height="{height}" fill="{colour}"/>'
+    def band(span: Interval, height: int, colour: str, name: str) -> str:
+        return f'<rect x="{x(span.low):.1f}" y="{MIDDLE - height // 2}" width="{x(span.high) - x(span.low):.1f}" height="{height}" fill="{colour}" class="{name}"/>'
 
     ticks = "".join(
-        f'<path d="M{x(t):.1f} 90v5" stroke="#555"/><text x="{x(t):.1f}" y="108" text-anchor="middle">{t:+g} %</text>' if t else
-        f'<path d="M{x(0):.1f} 22V95" stroke="#555" stroke-dasharray="3 3"/><text x="{x(0):.1f}" y="108" text-anchor="middle">0</text>'
+        f'<path d="M{x(t):.1f} 90v5" stroke="#555" class="axis"/><text x="{x(t):.1f}" y="108" text-anchor="middle">{t:+g} %</text>' if t else
+        f'<path d="M{x(0):.1f} 22V95" stroke="#555" stroke-dasharray="3 3" class="axis"/><text x="{x(0):.1f}" y="108" text-anchor="middle">0</text>'
         for t in a.ticks()
     )  # fmt: skip
     whisker = (
         ""
         if a.whisker is None
-        else f'<path d="M{x(a.whisker.low):.1f} {MIDDLE}H{x(a.whisker.high):.1f}" stroke="#b30000" stroke-width="2.5"/>'
+        else f'<path d="M{x(a.whisker.low):.1f} {MIDDLE}H{x(a.whisker.high):.1f}" stroke="#b30000" stroke-width="2.5" class="result"/>'
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" '
         'aria-labelledby="title desc" font-family="sans-serif" font-size="12" fill="#222">\n'
         f'<title id="title">Change of perplexity and what could have been seen: {test.verdict}</title>\n'
         f'<desc id="desc">{escape(in_words(test))}</desc>\n'
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>\n'
-        + (band(a.unseen, 56, "#e4e4e4") if a.unseen else "") + band(a.margin, 36, "#b8b8b8")
-        + f'\n<path d="M{EDGE} 90H{WIDTH - EDGE}" stroke="#555"/>{ticks}\n{whisker}<circle cx="{x(a.result):.1f}" cy="{MIDDLE}" r="5" fill="#b30000"/>\n'
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff" class="paper"/>\n'
+        + (band(a.unseen, 56, "#e4e4e4", "unseen") if a.unseen else "") + band(a.margin, 36, "#b8b8b8", "margin")
+        + f'\n<path d="M{EDGE} 90H{WIDTH - EDGE}" stroke="#555" class="axis"/>{ticks}\n{whisker}<circle cx="{x(a.result):.1f}" cy="{MIDDLE}" r="5" fill="#b30000" class="resultdot"/>\n'
         f'<text x="{EDGE}" y="16">better</text><text x="{WIDTH - EDGE}" y="16" text-anchor="end">worse</text>'
         f'<text x="{WIDTH / 2:g}" y="126" text-anchor="middle">change of perplexity; light: would usually go unseen, dark: below the margin</text>\n</svg>\n'
     )  # fmt: skip

@@ -13,7 +13,7 @@ import numpy as np
 from galvan.statistics.checks import FloatArray, IntArray
 from galvan.statistics.ratio import Interval
 
-RESAMPLES, SWAPS = 999, 9_999
+RESAMPLES, SWAPS, RELABELLINGS = 999, 9_999, 999
 
 
 def energy(between: FloatArray, within_x: FloatArray, within_y: FloatArray) -> float:
@@ -86,6 +86,18 @@ def _weighted(between: FloatArray, within_x: FloatArray, within_y: FloatArray, x
 def _weighted_apart(within: FloatArray, w: FloatArray) -> FloatArray:
     off = within - np.diag(np.diag(within))
     return np.asarray(((w @ off) * w).sum(1) / (np.square(w.sum(1)) - np.square(w).sum(1)), dtype=np.float64)
+
+
+def two_sample_p(pooled: FloatArray, n: int, rng: np.random.Generator, relabellings: int = RELABELLINGS) -> float:
+    """p of the energy distance between the first `n` of `pooled` distances [N, N] and the others, by labels dealt at random.
+
+    Exact where both sets are of one kind (Szekely & Rizzo 2004); `n` and N - n >= 2.
+    """
+    labels = np.zeros((1 + relabellings, len(pooled)))
+    labels[:, :n] = 1.0
+    labels[1:] = rng.permuted(labels[1:], axis=1)
+    found = _weighted(pooled, pooled, pooled, labels, 1 - labels)
+    return float((found >= found[0] - 1e-9 * abs(found[0])).mean())
 
 
 def energy_contributions(q_to_h: FloatArray, u_to_h: FloatArray, qq: FloatArray, uu: FloatArray, qu: FloatArray) -> FloatArray:

@@ -15,6 +15,7 @@ from galvan.style import validity
 from galvan.style.evidence import Tests, figures, smallest_fraction, tests
 from galvan.style.explain import Delta, Moved, delta, side_by_side, what_moved
 from galvan.style.features import Embedding, Space, learn
+from galvan.style.files import passages
 from galvan.style.guards import BaseLikelihood, Guard, Guards, length, vetoes
 from galvan.style.normalise import Typography, typography
 from galvan.style.others import LANGUAGE, other_voices
@@ -23,7 +24,7 @@ from galvan.style.score import AuthorScore, fit_direction
 from galvan.style.validity import Check
 
 Closer = Literal["yes", "no", "not shown", "not measurable"]
-FEWEST, ENOUGH, MOST_AUTHOR = 25, 50, 400
+FEWEST, ENOUGH, MOST_AUTHOR, MOST_VOICE = 25, 50, 400, 60
 _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 PRONOUNS = frozenset(
     [
@@ -268,7 +269,8 @@ def _voices(
     sets: Mapping[str, Texts], others: Mapping[str, Sequence[str]] | None, guards: Guards, words: int
 ) -> dict[str, Prepared]:
     """Other authors in the author's language, cut to the common length; those with fewer than ten usable texts do not count."""
-    bundled = other_voices([*sets["author"].texts, *sets["held_out"].texts]) if guards.language == LANGUAGE else {}
+    known = other_voices([*sets["author"].texts, *sets["held_out"].texts]) if guards.language == LANGUAGE else {}
+    bundled = {name: passages(" ".join(texts), words)[:MOST_VOICE] for name, texts in known.items()}
     ready = {name: prepare(Texts(texts)).cut(words) for name, texts in {**bundled, **(others or {})}.items()}
     return {name: some for name, some in ready.items() if len(some.texts) >= 10}
 

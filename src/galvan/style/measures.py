@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from galvan.style.normalise import tokens
 from galvan.text import sentence_ends
@@ -36,7 +37,7 @@ def measure(phrase: str) -> Callable[[Callable[[str], float | None]], Measure]:
     """Declare a style measure under its function's name."""
 
     def declare(function: Callable[[str], float | None]) -> Measure:
-        MEASURES.append(Measure(function.__name__, phrase, function))
+        MEASURES.append(Measure(function.__name__, phrase, lru_cache(maxsize=4096)(function)))  # the same voices are asked for again
         return MEASURES[-1]
 
     return declare

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from galvan.data.tokens import IGNORE, TokenRow
 from galvan.errors import ModelError
-from galvan.likelihood import sum_nll
 from galvan.training.passes import collate
 
 _ROW_TOKENS = 32
@@ -69,15 +68,11 @@ def padding_error(model: nn.Module, row: TokenRow, padding: int = 5) -> float:
             module.training = mode
 
 
-def require_true_loss(model: nn.Module, row: TokenRow, chunked: bool) -> None:
-    """ModelError if the loss that training will use is not the NLL of the next token (E11), or depends on padding (E13)."""
+def require_true_loss(model: nn.Module, row: TokenRow, loss: Loss) -> None:
+    """ModelError if `loss`, which is what training calls, is not the NLL of the next token (E11), or if logits depend on padding (E13)."""
     learned = np.flatnonzero(row.labels[1:] != IGNORE) + 1
     begin = max(0, int(learned[0]) - _ROW_TOKENS // 2) if len(learned) else 0
     part = TokenRow(row.id, row.input_ids[begin : begin + _ROW_TOKENS], row.labels[begin : begin + _ROW_TOKENS])
-
-    def loss(model: nn.Module, input_ids: Tensor, labels: Tensor) -> Tensor:
-        return sum_nll(model, input_ids, labels, chunked)
-
     error, by_target = loss_error(model, part, loss), target_error(model, part, loss)
     if error > TOLERANCE or by_target > TARGET_TOLERANCE:
         raise ModelError(

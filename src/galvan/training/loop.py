@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from galvan import distributed
 from galvan.data.tokens import TokenRow
@@ -160,6 +160,19 @@ def batch_gradient(
     return loss
 
 
+def _require_true_loss(model: nn.Module, row: TokenRow, settings: Training, chunked: bool, unpadded: bool) -> None:
+    """E11 and E13, of the very function that the steps call; the gradients that it leaves are dropped."""
+
+    def loss(model: nn.Module, input_ids: Tensor, labels: Tensor) -> Tensor:
+        part = TokenRow(row.id, input_ids[0].cpu().numpy(), labels[0].cpu().numpy())
+        with torch.enable_grad():
+            mean = batch_gradient(model, [part], settings.batch_size, chunked, settings.packing, unpadded)
+        return torch.tensor(mean * part.n_supervised)
+
+    require_true_loss(model, row, loss)
+    model.zero_grad(set_to_none=True)
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """True for what torch raises where a device or the machine has no memory left; on a CPU that is a plain RuntimeError."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
@@ -227,7 +240,7 @@ def train(
     unpadded = supports_unpadded(model, chunked)
     if settings.gradient_checkpointing:
         causal_lm(model).gradient_checkpointing_enable({"use_reentrant": False})
-    require_true_loss(model, next(row for row in first_epoch if row.n_supervised), chunked)
+    _require_true_loss(model, next(row for row in first_epoch if row.n_supervised), settings, chunked, unpadded)
     if settings.packing and not unpadded:
         require_reset(model)
     if settings.packing or unpadded:
