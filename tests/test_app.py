@@ -148,6 +148,19 @@ def test_no_page_asks_for_anything_from_elsewhere_and_no_script_or_style_is_inli
         )
 
 
+def test_nothing_is_traced_whatever_the_environment_asks(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastapi import FastAPI
+    from fastapi.telemetry._asgi import NativeTelemetry
+
+    monkeypatch.setenv("FASTAPI_OTEL_AUTO_CONFIGURE", "true")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    config = Browser(run).app._telemetry
+    usual = FastAPI()._telemetry
+    for switch in ("tracing", "metrics", "logs", "operation_spans", "auto_configure"):
+        assert usual[switch] is True and config[switch] is False  # type: ignore[literal-required]
+    assert not NativeTelemetry(config).enabled()
+
+
 def test_another_address_demands_a_password_that_is_long_enough() -> None:
     for host in ("0.0.0.0", "192.168.1.7", "::", "example.org"):
         with pytest.raises(RecipeError, match="GALVAN_APP_PASSWORD"):
@@ -382,7 +395,7 @@ def test_five_hundred_payloads_in_texts_prompts_reasons_and_names_stay_text(tmp_
 class Process:
     """`galvan app RUN --review-only` as a person starts it, and a browser without JavaScript."""
 
-    def __init__(self, run: Path, *arguments: str) -> None:
+    def __init__(self, run: Path, *arguments: str, enter: bool = True) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "galvan", "app", str(run), "--review-only", *arguments], stdout=subprocess.PIPE, text=True,
             env={**os.environ, "GALVAN_APP_PASSWORD": ""},
@@ -391,7 +404,7 @@ class Process:
         self.url = self.process.stdout.readline().strip()
         self.origin = self.url.partition("/?")[0]
         self.web = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
-        self.page = self.open(self.url)
+        self.page = self.open(self.url) if enter else ""
 
     def open(self, url: str, **fields: str) -> str:
         data = urllib.parse.urlencode(fields).encode() if fields else None

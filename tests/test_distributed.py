@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from processes import CONTEXT, Done, Running, galvan
 from test_resume import make_inputs
 
 STEADY = ("--set", "training.lora.dropout=0", "--set", "training.learning_rate=1e-3")
+BRIEF = ("--set", "generation.max_new_tokens=8", "--set", "generation.documents=2")
 
 
 def environments(count: int = 2) -> list[dict[str, str]]:
@@ -68,8 +70,8 @@ def same_training(one: Path, two: Path) -> None:
 
 
 def test_two_processes_train_score_and_write_as_one_and_only_the_first_speaks(inputs: Path) -> None:
-    alone = galvan("run", "recipe.yaml", *STEADY, "--out", "alone", cwd=inputs)
-    first, second = both("run", "recipe.yaml", *STEADY, "--out", "two", cwd=inputs)
+    alone = galvan("run", "recipe.yaml", *STEADY, *BRIEF, "--out", "alone", cwd=inputs)
+    first, second = both("run", "recipe.yaml", *STEADY, *BRIEF, "--out", "two", cwd=inputs)
     assert first.code == second.code == alone.code
     assert first.out.replace("two", "alone") == alone.out and (second.out, second.err) == ("", "")
     same_training(inputs / "alone", inputs / "two")
@@ -127,12 +129,41 @@ def test_a_training_goes_on_with_another_number_of_processes(inputs: Path, befor
     same_training(inputs / "whole", inputs / run)
 
 
+@pytest.mark.slow
 def test_a_training_by_two_that_is_stopped_and_goes_on_ends_in_the_same_bytes_with_dropout(inputs: Path) -> None:
     assert [done.code for done in both("train", "recipe.yaml", "--out", "d0", cwd=inputs)] == [0, 0]
     assert stopped("train", "recipe.yaml", "--out", "d1", cwd=inputs, run="d1", ranks=2) == [143, 143]
     assert [done.code for done in both("train", "recipe.yaml", "--out", "d1", cwd=inputs)] == [0, 0]
     one, two = (load_file(inputs / run / "adapter" / "adapter_model.safetensors") for run in ("d0", "d1"))
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.slow
+def test_torchrun_starts_it_and_reports_the_first_ranks_exit_code(inputs: Path) -> None:
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        environments()[0]["MASTER_PORT"],
+    ]
+    command = [*launcher, "-m", "galvan", "train", "recipe.yaml", *STEADY, "--out"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, "launched"], cwd=inputs, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.count("Trained ") == 1, done.stderr
+    done = subprocess.run(
+        [*command, "none", "--set", "data.source=nowhere.csv"],
+        cwd=inputs,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and done.stderr.count("error[") == 1, done.stderr
+    assert "exitcode  : 2" in done.stderr or "exitcode  : 3" in done.stderr
+    assert "exitcode  : -15" not in done.stderr
 
 
 # ---- the parts, in two bare processes ----

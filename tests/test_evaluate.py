@@ -17,6 +17,7 @@ from trl import SFTConfig, SFTTrainer
 import galvan
 from galvan import pipeline
 from galvan.cli import main
+from galvan.compare import read_scores
 from models_for_tests import save_adapter, save_base, tiny_llama, tiny_mistral
 
 DOCUMENTS = [
@@ -187,3 +188,45 @@ def test_a_fully_tuned_model_is_judged_beside_its_base(base: Path, data: Path, t
     same = galvan.evaluate(base, base, data, out=tmp_path / "same").verdict
     assert same["verdict"] == "refused"
     assert same["findings"][0].code == "A09"
+
+
+def test_a_reported_perplexity_is_recognised_by_the_way_it_was_computed(base: Path, data: Path, tmp_path: Path) -> None:
+    adapter = save_adapter(tmp_path / "adapter", AutoModelForCausalLM.from_pretrained(base))
+
+    def judged(name: str, reported: dict[str, float] | None) -> dict[str, str]:
+        found = pipeline.evaluate(base, adapter, data, out=tmp_path / name, reported=reported)
+        return {f.code: f.status for f in found.findings}
+
+    judged("run", None)
+    assert not (tmp_path / "run" / "reported.json").exists()
+    right, wrong = {}, {}
+    for name in ("base", "tuned"):
+        arm = read_scores(tmp_path / "run" / "scores.parquet")[name, "test"]
+        right[name] = float(np.exp(arm.nll_nats.sum() / arm.n_tokens.sum()))
+        wrong[name] = float(np.exp(arm.nll_nats / arm.n_tokens).mean())
+    assert judged("run", right)["G01"] == "absent" and judged("run", wrong)["G01"] == "present"
+
+
+@pytest.mark.parametrize("given", ["7.95", "other=7.95", "base=x", "base=0.5", "tuned=nan"])
+def test_a_reported_figure_must_be_an_arms_perplexity(
+    given: str, base: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(monkeypatch, "evaluate", base, base, "--data", data, "--reported", given) == 2
+    assert "base=7.95" in capsys.readouterr().err
+
+
+def test_an_export_that_lost_the_adapter_is_named(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from peft import PeftModel
+
+    adapter = save_adapter(tmp_path / "adapter", AutoModelForCausalLM.from_pretrained(base))
+    merged = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter).merge_and_unload()
+    merged.save_pretrained(tmp_path / "whole")
+    AutoModelForCausalLM.from_pretrained(base).save_pretrained(tmp_path / "lost")
+    for folder, status, code in (("whole", "absent", 0), ("lost", "present", 4)):
+        assert command(monkeypatch, "check", base, adapter, "--exported", tmp_path / folder, "--json") == code
+        found = json.loads(capsys.readouterr().out)
+        assert next(f["status"] for f in found["findings"] if f["code"] == "H03") == status
+        assert found["alive"] is True
+    assert next(f.status for f in pipeline.check(base, adapter).findings if f.code == "H03") == "unknown"

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from galvan.errors import GalvanError
 from galvan.likelihood import sum_nll
 from galvan.rundir import read_json
 from galvan.story import Story
-from galvan.training import live_checks, loop
+from galvan.training import loop
 from galvan.training.packing import Pass, collate_packs
 from models_for_tests import byte_tokenizer, save_base, tiny_llama
 

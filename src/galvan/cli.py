@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import math
 import os
 import sys
 import traceback
@@ -131,14 +133,16 @@ def check(
     adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="A PEFT adapter, or a fully tuned model: a folder or a Hub id.")],
     json: Json = False, files_only: Annotated[bool, typer.Option("--files-only", help="Read the files and load no model.")] = False,
     repair: Annotated[Path | None, typer.Option("--repair", metavar="OUT", help="Write a corrected copy to this new folder, where names or the scale are at fault, and check the copy.")] = None,
+    exported: Annotated[str | None, typer.Option("--exported", metavar="FOLDER", help="A merged model that another program made of the two: is the adapter in it?")] = None,
     offline: Offline = False,
 ) -> None:  # fmt: skip
     """Is the adapter whole, in the model, and doing something? No data needed. Example: galvan check galvan/spark runs/a/adapter"""
     from galvan import pipeline
 
-    result = pipeline.check(base, adapter, load=not files_only, offline=offline, repair=repair)
+    result = pipeline.check(base, adapter, load=not files_only, offline=offline, repair=repair, exported=exported)
     print(result.to_json() if json else result.to_text())
-    raise typer.Exit(errors.EXIT_MODEL if result.alive is False else errors.EXIT_DONE)
+    lost = any(finding.code == "H03" and finding.status == "present" for finding in result.findings)
+    raise typer.Exit(errors.EXIT_MODEL if lost or result.alive is False else errors.EXIT_DONE)
 
 
 @app.command()
@@ -165,12 +169,14 @@ def evaluate(
     adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="A PEFT adapter, or a fully tuned model: a folder or a Hub id.")],
     data: DataFile,
     train_data: Annotated[str | None, typer.Option("--train-data", metavar="DATA", help="The text it was trained on, if at hand.")] = None,
+    reported: Annotated[list[str] | None, typer.Option("--reported", metavar="ARM=VALUE", help="A perplexity that another program gave for this text, base=7.95 or tuned=7.95; how it was computed is looked for.")] = None,
     column: Column = "text", settings: Set = None, out: Out = None, json: Json = False, quiet: Quiet = False, offline: Offline = False,
     fail_on: FailOn = None,
 ) -> None:  # fmt: skip
     """Everything after training, for an adapter made anywhere. Example: galvan evaluate BASE ADAPTER --data held-out.csv"""
     from galvan import pipeline
 
+    figures = _reported(reported) if reported else None
     with _watched(quiet or json) as progress:
         judged = pipeline.evaluate(
             base,
@@ -182,6 +188,7 @@ def evaluate(
             settings=settings or (),
             progress=progress,
             offline=offline,
+            reported=figures,
         )
     _finish(judged, json, quiet, fail_on)
 
@@ -327,6 +334,22 @@ def doctor(json: Json = False) -> None:
     print(examine().to_json() if json else examine().to_text())
 
 
+def _reported(given: list[str]) -> dict[str, float]:
+    """Perplexities by arm from ARM=VALUE."""
+    figures = {}
+    for one in given:
+        arm, _, value = one.partition("=")
+        try:
+            figures[arm] = float(value)
+        except ValueError:
+            figures[arm] = math.nan
+        if arm not in ("base", "tuned") or not (math.isfinite(figures[arm]) and figures[arm] >= 1):
+            raise errors.RecipeError(
+                "usage", f"--reported {shown(one, 40)}: give a perplexity, which is 1 or more, as base=7.95 or tuned=7.95."
+            )
+    return figures
+
+
 def _stages(
     recipe_file: Path, settings: list[str] | None, out: Path | None, quiet: bool, offline: bool, train: bool, rows: int = 0
 ) -> Callable[[bool], None]:
@@ -427,6 +450,9 @@ def main() -> None:
 
 def _main() -> NoReturn:
     """A GalvanError is one sentence and its exit code, anything else is a bug of ours."""
+    logging.getLogger("bitsandbytes").setLevel(
+        logging.ERROR
+    )  # where it is installed, peft imports it, and it advises kernels from a hub
     try:
         code = app(standalone_mode=False)  # without standalone mode typer returns the code of a typer.Exit, Ctrl-C's 130 too
         sys.stdout.flush()

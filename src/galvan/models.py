@@ -9,7 +9,6 @@ import dataclasses
 import errno
 import hashlib
 import json
-import logging
 import os
 import re
 import warnings
@@ -227,7 +226,6 @@ def quiet() -> Iterator[None]:
     bars = transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, which advises kernels from a hub
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -347,6 +345,11 @@ def load_base(located: Located, settings: Model, device: Choice | None = None, d
         )
     if not arguments:
         model.to(device.value)
+    for module in model.modules():
+        # On some CPUs bitsandbytes repacks weights in the first evaluation pass, to compute in bfloat16, and PEFT unpacks them again when it
+        # wraps them: the base's likelihoods would be other numbers than those of the same base under an adapter that is switched off.
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            module.support_avx512bf16_for_cpu = False
     return model.eval()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from galvan.diagnosis.catalogue import Facts, Finding, diagnose, liveness, not_excluded, phrase, spans
 from galvan.diagnosis.outcome import Outcome
 from galvan.diagnosis.reported import Reported, Sums, read, reported_from_json
-from galvan.diagnosis.run_facts import Repeats, RunFacts, Scored
+from galvan.diagnosis.run_facts import Answered, Repeats, RunFacts, Scored
 from galvan.errors import DataError
 from galvan.measure.facts import Integrity
 from galvan.rundir import to_json
@@ -76,12 +77,16 @@ def audit(
     generate: Callable[[Any, str], object] | None = None,
     prompt: str | None = None,
     max_tokens: int | None = None,
+    adapter: str | Path | None = None,
+    loaded: Any = None,
 ) -> Audit:
     """Examine the two objects that are about to be compared, as they are; `texts` default to three bundled sentences.
 
     `reported` are the perplexities that the notebook found on `texts`, {"base": 7.95, "tuned": 7.95}, best with all their digits: which
     way of computing gives them is looked for. `max_tokens` is what the notebook cut texts to. `generate(model, prompt)` returns a text; it
-    is called four times with one `prompt` (default: how the first text begins), to see whether chance makes its words.
+    is called four times with one `prompt` (default: how the first text begins), to see whether chance makes its words, and whether a greedy
+    answer is that of the model asked: not so if a server did not take the adapter's name, or a cache serves several models. `adapter` is
+    the folder that `tuned` should hold, `loaded` what load_state_dict returned when it was loaded so.
 
     Mode, active adapter, switches, requires_grad and random states are left as they were, and so is every weight. Raises DataError if no
     text has a token that could be scored, or `reported` names no arm.
@@ -89,13 +94,15 @@ def audit(
     from galvan.measure import by_hand
     from galvan.measure import live as living
     from galvan.measure.integrity import LEARNED_PROMPT
+    from galvan.models import Located, weight_files
 
     told = None if reported is None else _reported(reported)
     chosen = texts or living.CHECK_TEXTS
     rows = living.encode(tokenizer, chosen)
     if not rows:
         raise DataError("data/too-short", "None of the texts has a token that could be scored; give longer ones.")
-    live = living.live_facts(base, tuned)
+    saved = None if adapter is None else living.read_tensors(weight_files(Located(str(adapter), Path(adapter)), "adapter_model"))
+    live = living.live_facts(base, tuned, adapter_file=saved, unexpected=_unexpected(loaded))
     reason = None
     if living.learns_a_prompt(tuned) or living.learns_a_prompt(base):
         reason = LEARNED_PROMPT
@@ -111,13 +118,26 @@ def audit(
                         told, base, tuned, tokenizer, living.encode(tokenizer, chosen, max_tokens or _positions(base))
                     )
             if generate is not None:
-                calls = by_hand.repeats(generate, base, tuned, prompt or " ".join(chosen[0].split()[:_PROMPT_WORDS]))
-                run = dataclasses.replace(run, repeats=Repeats(*calls))
+                given = prompt or " ".join(chosen[0].split()[:_PROMPT_WORDS])
+                run = dataclasses.replace(run, repeats=_answers(generate, base, tuned, tokenizer, given))
     integrity = Integrity(live=live, function=function, reason=reason)
     facts = Facts(integrity, run=run, outcome=Outcome(test=gain, one_tokenizer=True) if gain else None)
     findings = diagnose(facts)
     judged = liveness(facts, findings)
     return Audit(judged.alive, judged.reason, findings, integrity)
+
+
+def _answers(generate: Callable[[Any, str], object], base: nn.Module, tuned: nn.Module, tokenizer: Any, prompt: str) -> Repeats:
+    """Ask, and hold the answers against both models' own logits, unless chance chose the words."""
+    from galvan.measure import by_hand
+
+    asked = by_hand.ask(generate, base, tuned, prompt)
+    found: dict[str, Answered] = {}
+    if not asked.differ:
+        for arm, answer in (("tuned", asked.tuned[0]), ("base", asked.base)):
+            tokens, (not_of_base, not_of_tuned) = by_hand.not_first((base, tuned), tokenizer, prompt, answer)
+            found |= {arm: Answered(tokens, not_of_base, not_of_tuned)} if tokens else {}
+    return Repeats(len(asked.tuned) + 1, asked.differ, asked.base not in asked.tuned, **found)
 
 
 def _reported(given: Mapping[str, float]) -> Reported:
@@ -152,6 +172,16 @@ def _figures(
     gain = paired_gain(arms["base"].nll_nats, arms["tuned"].nll_nats, n)
     scored = Scored(arms, len(rows), {"base": [], "tuned": []}, [])
     return RunFacts(scored=scored, reported=told, provenance={"first_token_rule": first_token_rule(tokenizer)}), gain
+
+
+def _unexpected(loaded: Any) -> tuple[str, ...] | None:
+    """The names that load_state_dict had no place for; None where nothing was given."""
+    if loaded is None:
+        return None
+    names = getattr(loaded, "unexpected_keys", None)
+    if not isinstance(names, list | tuple):
+        raise DataError("audit/loaded", "loaded: give what load_state_dict returned; it has no unexpected_keys.")
+    return tuple(map(str, names))
 
 
 def _positions(model: nn.Module) -> int:

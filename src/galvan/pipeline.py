@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from galvan import recipe as recipes
 from galvan.errors import GalvanError
 from galvan.progress import Progress
 from galvan.recipe import Model, Recipe
-from galvan.rundir import SCHEMA_VERSION, fingerprint, to_json
+from galvan.rundir import SCHEMA_VERSION, fingerprint, to_json, write_json
 from galvan.story import Story
 from galvan.text import shown
 
@@ -67,10 +67,13 @@ def evaluate(
     settings: Sequence[str] = (),
     progress: Progress | None = None,
     offline: bool = False,
+    reported: Mapping[str, float] | None = None,
 ) -> Judged:
     """Everything after training, for an adapter (or a fully tuned model) made anywhere, on every document of `data`.
 
     `train_data` is the text that it was trained on, where it is at hand: then the gain there is shown beside the held-out one.
+    `reported` are perplexities that another program gave for the same documents, {"base": 7.95, "tuned": 7.95}: are they right, and if
+    not, which wrong way of computing gives them?
     """
     from galvan.report import judge
 
@@ -79,6 +82,8 @@ def evaluate(
     story = Story.begin(asked, out or Path("runs") / name, progress, offline, str(adapter))
     with story.alone():
         story.take_documents(None if train_data is None else str(train_data))
+        if reported is not None:
+            write_json(story.folder / "reported.json", dict(reported))
         story.check()
         story.score()
         story.generate()
@@ -124,11 +129,12 @@ class Checked:
 
 def check(
     base: str | Path, adapter: str | Path, *, load: bool = True, offline: bool = False, model: Model | None = None,
-    repair: Path | None = None,
+    repair: Path | None = None, exported: str | Path | None = None,
 ) -> Checked:  # fmt: skip
     """Is the adapter whole, in the model, and doing something? Files first; then, if `load`, the object graph, values and function.
 
-    With `repair` a corrected copy is written to that new folder, and it is the copy that is checked. Raises ModelError where something is
+    With `repair` a corrected copy is written to that new folder, and it is the copy that is checked. `exported` is a merged model that
+    another program made of the two: is the adapter in it? Raises ModelError where something is
     missing or damaged so that nothing can be said, or where no copy can mend it.
     """
     from galvan import models
@@ -140,7 +146,8 @@ def check(
     changes: list[str] = []
     if repair is not None:
         changes, found = write_copy(found_base, found, repair), models.Located(str(repair), repair)
-    integrity = gather(found_base, found, model or Model(), load=load)
+    merged = None if exported is None else models.locate(str(exported), "model", offline)
+    integrity = gather(found_base, found, model or Model(), load=load, exported=merged)
     facts = Facts(integrity)
     findings = diagnose(facts)
     answer = liveness(facts, findings)

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 PROBE_DOCUMENTS = 100  # training documents scored for the train-probe gain (METHODS S1.9)
 CONTROL_DOCUMENTS = 8  # test documents on which the controls run
+SHOWN_ROWS = 3  # training rows shown token by token in the report
 NEUTRAL_TOKENS = 512  # of a neutral or held-out document, those on which whole distributions are compared
 ENCODED_TOGETHER = 1_000  # documents; no more are held as ids while a run is prepared
 CHECK_TEXTS = 3  # test documents on which base, disabled and enabled are compared (METHODS S8.2)
@@ -112,7 +113,7 @@ class Story:
     # ---- stages ----
 
     def prepare(self) -> Preflight:
-        """data/{train,validation,test}.jsonl, pictures/, audit.json, tokens.json and preflight.json; a leaking split is refused."""
+        """data/{train,validation,test}.jsonl, pictures/, audit.json, tokens.json, rows.json and preflight.json; a leaking split is refused."""
         from galvan.data import leak
         from galvan.data.prepare import prepare, write
 
@@ -140,9 +141,10 @@ class Story:
             leak.refuse(prepared.audit)
             tokens = self._token_report(prepared.splits.train)
             write_json(self.folder / "tokens.json", tokens)
+            write_json(self.folder / "rows.json", self.show(SHOWN_ROWS))
             if tokens.shape != "plain text":
                 self.progress.say(f"The rows are {tokens.shape}; learned by: {', '.join(tokens.ways)}.")
-            stage.finish([*written, "tokens.json"])
+            stage.finish([*written, "tokens.json", "rows.json"])
         return self.preflight()
 
     def _token_report(self, documents: Sequence[Document]) -> TokenReport:
@@ -376,7 +378,7 @@ class Story:
         stage.finish(["integrity.json"])
 
     def score(self) -> None:
-        """scores.parquet and provenance.json; nothing is scored where the integrity checks refuse the comparison."""
+        """scores.parquet, pieces.parquet and provenance.json; nothing is scored where the integrity checks refuse the comparison."""
         assert self.tuned is not None
         stage = Stage(
             self.folder, "score",
@@ -391,11 +393,12 @@ class Story:
             return
         stage.begin()
         distributed.together(Story._score_now, self)
-        stage.finish(["scores.parquet"])
+        stage.finish(["scores.parquet", "pieces.parquet"])
 
     def _score_now(self) -> None:
         from galvan.data.store import spool_of
         from galvan.measure.arms import score_arms
+        from galvan.measure.scoring import write_pieces
 
         assert self.tuned is not None
         documents: dict[str, Sequence[Document]] = {
@@ -408,6 +411,8 @@ class Story:
             self._other_tokenizer(self.tuned),
         )  # fmt: skip
         self._write_scores(rows)
+        if not distributed.rank():
+            write_pieces(self.folder / "pieces.parquet", self._tokenizer, documents["test"], self.recipe.evaluation.score_eos)
 
     def _write_scores(self, rows: Iterable[Score]) -> None:
         """scores.parquet by the first process; the others only do their share of what the rows come from."""
@@ -583,6 +588,7 @@ class Story:
             return False
         for name in (
             "scores.parquet",
+            "pieces.parquet",
             "stages/score.json",
             "samples.jsonl",
             "generation.json",

@@ -69,7 +69,7 @@ def test_a_full_disk_is_said_in_one_sentence() -> None:
     spool = spool_of(Row)
     spool._file = open("/dev/full", "wb", buffering=0)  # noqa: PTH123, SIM115
     with pytest.raises(ResourceError, match="disk is full"):
-        spool.append(row(1))
+        spool.append(row(1, size=100_000))
 
 
 def test_keys_are_numbered_as_they_come_and_known_again() -> None:

@@ -27,7 +27,7 @@ from galvan.models import Located
 from galvan.plan import plan
 from galvan.rundir import Document
 from galvan.story import Story
-from models_for_tests import byte_tokenizer, save_adapter, save_base, tiny_llama
+from models_for_tests import byte_tokenizer, move, save_adapter, save_base, tiny_llama, wrap
 
 TEXTS = [
     f"The {n} lamps of the harbour were lit at {n % 12 + 1} in the night; nobody came, and letter {n} stayed unread by us."
@@ -280,3 +280,28 @@ def counted_parameters_agree_with_peft(run: Path) -> None:
         said["trainable_parameters"] == numbers[0] == 2 * (2 * (32 + 32) + 2 * (64 + 32))
     )  # two layers, rank 2: q 32 x 32, down 64 x 32
     assert said["total_parameters"] + said["trainable_parameters"] == numbers[1]
+
+
+# ---- adapters that leave something behind in the base ----
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"modules_to_save": ["lm_head"]}, {"bias": "all"}, {"init_lora_weights": "pissa"}],
+    ids=["modules_to_save", "bias", "pissa"],
+)
+def test_the_zero_adapter_changes_nothing_whatever_the_adapter_left_in_the_base(tmp_path: Path, config: dict[str, Any]) -> None:
+    """A foreign adapter, saved as PEFT saves it: unload() gives back the trained head, the trained biases, or the base less its PiSSA part."""
+    shape: dict[str, Any] = {"attention_bias": True, "initializer_range": 0.02}
+    base = save_base(tmp_path / "base", tiny_llama(3, **shape))
+    wrapped = move(wrap(tiny_llama(3, **shape), **config)) if "init_lora_weights" not in config else wrap(tiny_llama(3, **shape), **config)
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if parameter.requires_grad and "lora_" not in name:
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+            elif "lora_B" in name:
+                parameter.mul_(1.3)
+    wrapped.eval().save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    judged = galvan.evaluate(base, tmp_path / "adapter", write(tmp_path / "d.jsonl", TEXTS[:16]), out=tmp_path / "run")
+    control = judged.evidence.comparisons.controls["zero_adapter"]
+    assert control.status == "ok" and control.largest_difference_nats == 0, control.reason

@@ -19,6 +19,7 @@ from galvan.statistics.energy import (
     gap_closed,
     random_signs,
     swap_test,
+    two_sample_p,
 )
 
 
@@ -162,3 +163,28 @@ def test_the_swap_tests_keep_their_size_in_many_worlds(n: int) -> None:
 def test_the_mean_distance_within_a_set_does_not_count_a_text_against_itself() -> None:
     assert apart(np.array([[0.0, 2.0], [2.0, 0.0]])) == 2.0
     assert apart(np.array([[7.0, 2.0], [2.0, 7.0]])) == 2.0
+
+
+def test_two_sets_of_one_kind_are_told_apart_in_one_case_of_twenty_and_two_kinds_nearly_always() -> None:
+    rng = np.random.default_rng(8)
+
+    def p(shift: float, spread: float = 1.0) -> float:
+        x, y = rng.normal(0, 1, (20, 3)), rng.normal(shift, spread, (30, 3))
+        return two_sample_p(cdist(z := np.vstack([x, y]), z), 20, rng, 199)
+
+    assert 0.025 <= np.mean([p(0) <= 0.05 for _ in range(600)]) <= 0.075
+    assert np.mean([p(0.8) <= 0.05 for _ in range(50)]) >= 0.9
+    assert np.mean([p(0, 3.0) <= 0.05 for _ in range(50)]) >= 0.9
+
+
+def test_the_p_of_two_sets_counts_every_dealing_of_the_labels() -> None:
+    """Against all 210 ways to deal 4 and 6 labels; 4,999 random ones come within their own noise."""
+    rng = np.random.default_rng(9)
+    z = np.vstack([rng.normal(0, 1, (4, 2)), rng.normal(0.9, 1, (6, 2))])
+    d = cdist(z, z)
+    dealt = []
+    for chosen in itertools.combinations(range(10), 4):
+        rest = [i for i in range(10) if i not in chosen]
+        dealt.append(energy(d[np.ix_(chosen, rest)], d[np.ix_(chosen, chosen)], d[np.ix_(rest, rest)]))
+    exact = float(np.mean(np.array(dealt) >= between(z[:4], z[4:]) - 1e-9))
+    assert two_sample_p(d, 4, rng, 4999) == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / 4999))

@@ -14,10 +14,12 @@ from scipy.spatial.distance import cosine
 
 from galvan.style import BaseLikelihood, Style, Texts, judge_style
 from galvan.style.explain import cosine_delta, side_by_side
+from galvan.style.files import passages
 from galvan.style.guards import base_likelihood, repeat_rate, vetoes
 from galvan.style.others import other_voices
-from galvan.style.samples import prepare
+from galvan.style.samples import Sample, prepare
 from galvan.style.score import author_score, fieller
+from galvan.style.validity import others
 
 ROOT = Path(__file__).resolve().parents[2]
 spec = importlib.util.spec_from_file_location("style_figures", ROOT / "scripts" / "style_figures.py")
@@ -49,8 +51,8 @@ def test_the_author_score_is_the_share_of_a_mixture_and_its_interval_covers() ->
                 truth = a  # of means 2 and 3: the scale is 1
                 values.append(score.value)
                 covered += score.ci95.low <= truth <= score.ci95.high
-        assert np.mean(values) == pytest.approx(a, abs=0.06)
-        assert 0.90 <= covered / 400 <= 0.985
+        assert np.mean(values) == pytest.approx(a, abs=0.05)
+        assert 0.90 <= covered / 400 <= 0.98
 
 
 def test_fieller_s_ends_are_where_the_ratio_is_just_not_refused() -> None:
@@ -120,10 +122,46 @@ def test_training_text_handed_back_is_vetoed_as_copying(found: dict[str, Style])
     assert found["letters that it was trained on"].vetoes == ("copying",)
 
 
+# ---- other voices (S4.7) ----
+
+
+def test_an_author_whom_another_hand_writes_like_is_not_measurable() -> None:
+    """Two of the bundled hands are one writer's as far as the features go; the keeper is told from all (the fixture's sets)."""
+    hand = bundled.letters_of("the letters of Isolde Marchmont")
+    judged = judge_style(hand["author"], SETS["base"], hand["further"], hand["held_out"])
+    check = next(check for check in judged.validity if check.name == "other voices")
+    assert check.ok is False and "Judith Ferrar" in check.says
+    assert judged.closer == "not measurable" and judged.author_score is None and "Judith Ferrar" in judged.reason
+
+
+def test_the_author_s_own_hand_under_another_name_fails_the_check_and_a_farther_hand_passes() -> None:
+    """Points drawn from one voice fail 19 times in 20, whatever the number of texts; a voice one standard deviation off passes."""
+    rng = np.random.default_rng(5)
+
+    def voice(n: int, off: float) -> Sample:
+        return Sample([""] * n, list(range(n)), np.arange(n), rng.normal(off, 1, (n, 12)), np.zeros(n))
+
+    def passed(off: float) -> int:
+        return sum(others({"other": voice(50, off)}, voice(30, 0.0), "", rng).ok is True for _ in range(100))
+
+    assert passed(0.0) <= 11  # a chance of 0.05 gives more than 11 of 100 in one case of 250
+    assert passed(1.0) == 100
+    near = others({"far": voice(50, 1.0), "same": voice(50, 0.0)}, voice(30, 0.0), "", rng)
+    assert near.ok is False and "same" in near.says
+
+
+def test_a_hand_gives_as_many_passages_of_the_judged_length_as_it_has() -> None:
+    """METHODS asks for five sets of sixty: six hands have them up to 100 words a passage, nearly (see others.py)."""
+    voices = {name: some for name, some in other_voices(()).items() if name in HANDS}
+    assert len(voices) == 6
+    for words, fewest in ((50, 60), (100, 55), (150, 40)):
+        assert all(len(passages(" ".join(texts), words)) >= fewest for texts in voices.values())
+
+
 HANDS = [name for name in other_voices(()) if "letters" in name]
 
 
-@pytest.mark.parametrize("hand", [*HANDS[:2], *(pytest.param(name, marks=pytest.mark.slow) for name in HANDS[2:])])
+@pytest.mark.parametrize("hand", [HANDS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in HANDS[1:])])
 def test_shuffled_and_repeated_text_of_every_hand_is_vetoed(hand: str) -> None:
     letters = bundled.cut(other_voices(())[hand])
     rng = np.random.default_rng(0)
@@ -144,7 +182,7 @@ def test_a_looping_text_repeats_and_prose_does_not() -> None:
     assert repeat_rate(SETS["author"][0]) < 0.05
 
 
-def test_looping_outputs_short_outputs_and_foreign_outputs_are_vetoed_by_name() -> None:
+def test_looping_outputs_short_outputs_and_foreign_outputs_are_vetoed_by_name(found: dict[str, Style]) -> None:
     def vetoed(tuned: list[str]) -> tuple[str, ...]:
         return judge_style(SETS["author"], SETS["base"], tuned, SETS["held_out"]).vetoes
 
@@ -155,9 +193,9 @@ def test_looping_outputs_short_outputs_and_foreign_outputs_are_vetoed_by_name() 
     french = "Le vent de la mer et les hommes du port ne sont pas dans la ville, mais il y a une femme qui est avec nous pour le pain et pour le sel. "
     assert "character set" in vetoed([french * 3 + f"{i}" for i in range(40)])
     assert "character set" in vetoed(
-        [text + " \u0416\u0438\u0437\u043d\u044c \u0445\u043e\u0440\u043e\u0448\u0430" * 4 for text in base]
+        [" \u0416\u0438\u0437\u043d\u044c \u0445\u043e\u0440\u043e\u0448\u0430" * 4 + text for text in base]
     )
-    assert vetoed(base) == ()
+    assert found["more of the base"].vetoes == ()
 
 
 def test_the_base_s_likelihood_vetoes_text_that_is_as_strange_as_shuffled_words_or_too_plain() -> None:
@@ -227,7 +265,7 @@ def test_several_samples_of_a_prompt_are_one_unit() -> None:
     assert judged.counts["base"].units == 60 and judged.tests and once.tests
     assert judged.tests.n_pairs == once.tests.n_pairs == 30
     assert judged.author_score and once.author_score
-    assert judged.author_score.value == pytest.approx(once.author_score.value, abs=0.02)
+    assert judged.author_score.value == pytest.approx(once.author_score.value, abs=0.05)  # the base weighs twice as much in the scale
 
 
 def test_more_base_texts_teach_so_that_every_prompt_is_judged() -> None:
@@ -257,9 +295,9 @@ def test_an_embedding_takes_the_features_place_behind_the_same_panel() -> None:
         judge_style(SETS["author"], SETS["base"], SETS["further"], SETS["held_out"], embed=lambda texts: np.zeros(3))
 
 
-def test_the_same_texts_give_the_same_answer_to_the_last_digit() -> None:
-    one, two = (bundled.judged(SETS, SETS["further"]).to_json() for _ in range(2))
-    assert one == two and json.loads(one)["closer"] == "yes"
+def test_the_same_texts_give_the_same_answer_to_the_last_digit(found: dict[str, Style]) -> None:
+    again = bundled.judged(SETS, SETS["further"]).to_json()
+    assert again == found["further letters of the author"].to_json() and json.loads(again)["closer"] == "yes"
 
 
 def test_what_moved_are_ten_features_in_words_and_the_largest_first(found: dict[str, Style]) -> None:
@@ -288,8 +326,8 @@ def test_short_texts_are_left_out_and_counted() -> None:
     assert prepare(Texts(["one two", "w " * 60])).short == 1
 
 
-def test_vetoes_are_named_once() -> None:
-    guards = bundled.judged(SETS, [SETS["further"][i % 3] for i in range(40)]).guards
+def test_vetoes_are_named_once(found: dict[str, Style]) -> None:
+    guards = found["three further letters, repeated"].guards
     assert vetoes(guards).count("repetition") == 1 and sum(g.name == "repetition" and g.ok is False for g in guards) >= 1
 
 

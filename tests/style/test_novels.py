@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from galvan.data.read import read
 from galvan.statistics.energy import energy_contributions, random_signs, swap_test
 from galvan.style import Style, judge_style
 from galvan.style.evidence import Pool
@@ -90,20 +89,41 @@ def test_the_author_score_of_mixtures_is_right_on_average_and_its_interval_cover
         ]
         inside = [s.ci95 is not None and s.ci95.low <= a <= s.ci95.high for s in found]
         assert np.mean([s.value for s in found if s.value is not None]) == pytest.approx(a, abs=0.05)
-        assert 0.90 <= np.mean(inside) <= 0.985
+        assert 0.90 <= np.mean(inside) <= 0.98
 
 
-def test_size_and_power_of_both_tests_are_those_of_methods_or_better() -> None:
-    """C4.4: a quarter of author text; METHODS has 42, 78 and 94 % for both tests at 25, 50 and 100 pairs (60/52, 89/81, 99/94 for each)."""
-    letters = [row.text for row in read("galvan/letters")]
-    held, base = samples("dickens-expectations", [letters[i] for i in np.random.default_rng(0).permutation(len(letters))])
+ROWS = {25: (60, 52, 42), 50: (89, 81, 78), 100: (99, 94, 94)}  # METHODS: score, energy distance, both, in percent
+
+
+def found_weaker(target: str, figures: str) -> object:
+    return pytest.param(target, marks=pytest.mark.xfail(strict=True, reason=f"base and author lie nearer each other: {figures}"))
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "wells-worlds",  # AUC of held-out against base 0.98: 49, 84 and 98 % for both tests
+        found_weaker("dickens-expectations", "AUC 0.94; 24, 49 and 75 % for both tests"),
+        found_weaker("bronte-eyre", "AUC 0.95; 31, 56 and 87 % for both tests"),
+    ],
+)
+def test_a_quarter_of_author_text_is_seen_as_often_as_in_methods(target: str) -> None:
+    """C4.4, within 10 points of every row. Power rests on how far the base is from the author: with letters for a base it is above."""
+    held, base = samples(target, base_texts(target, 160))
     pool, rng = Pool(base, held), np.random.default_rng(1)
-    for n, (score, distance, both) in {25: (60, 52, 42), 50: (89, 81, 78), 100: (99, 94, 94)}.items():
-        signs = random_signs(n, rng, 399)
-        quarter = power(pool, 0.25, n, signs, rng)
-        assert (quarter >= np.array([score, distance, both]) - 10).all(), (n, quarter)
-        null = power(pool, 0.0, n, signs, rng)
-        assert (null[:2] <= 7.5).all() and null[2] <= null[:2].min(), (n, null)
+    for n, row in ROWS.items():
+        quarter = power(pool, 0.25, n, random_signs(n, rng, 399), rng)
+        assert (abs(quarter - np.array(row)) <= 10).all(), (n, quarter)
+
+
+@pytest.mark.parametrize("target", ["dickens-expectations", "bronte-eyre", "wells-worlds"])
+def test_the_base_s_own_text_is_called_closer_in_one_case_of_twenty(target: str) -> None:
+    """C4.4: each test's size between 2.5 and 7.5 %; both together call it less often than either."""
+    held, base = samples(target, base_texts(target, 160))
+    pool, rng = Pool(base, held), np.random.default_rng(1)
+    for n in ROWS:
+        null = power(pool, 0.0, n, random_signs(n, rng, 399), rng)
+        assert ((null[:2] >= 2.5) & (null[:2] <= 7.5)).all() and null[2] <= null[:2].min(), (n, null)
 
 
 def power(pool: Pool, fraction: float, n: int, signs: np.ndarray, rng: np.random.Generator, worlds: int = 600) -> np.ndarray:

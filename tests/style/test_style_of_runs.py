@@ -25,8 +25,9 @@ from processes import galvan
 from synthetic import Plan, make, verdict_of
 
 PROMPT = "It was in the month of March"
-KEEPER = [piece for text in other_voices(())["the letters of the keeper"] for piece in passages(text, 60)]
-PLAIN = [piece for row in read("galvan/plain") for piece in passages(row.text, 60)]
+KEEPER = passages(" ".join(other_voices(())["the letters of the keeper"]), 50)
+AUTHOR, HELD, FURTHER = KEEPER[0::4], KEEPER[1::2], KEEPER[2::4]
+PLAIN = [piece for row in read("galvan/plain") for piece in passages(row.text, 50)]
 PLAIN = [PLAIN[i] for i in np.random.default_rng(0).permutation(len(PLAIN))]
 
 
@@ -38,9 +39,9 @@ def write(path: Path, texts: list[str]) -> str:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("texts")
-    write(place / "author.jsonl", KEEPER[0::3])
-    write(place / "held.jsonl", KEEPER[1::3])
-    write(place / "tuned.jsonl", KEEPER[2::3])
+    write(place / "author.jsonl", AUTHOR)
+    write(place / "held.jsonl", HELD)
+    write(place / "tuned.jsonl", FURTHER)
     write(place / "base.jsonl", PLAIN[:60])
     write(place / "few.jsonl", KEEPER[:5])
     return place
@@ -85,8 +86,8 @@ PLAIN_SETTINGS = {"name": "distribution", "temperature": 1.0, "top_p": 1.0, "max
 
 def run(folder: Path, tuned: list[str], nats: float = 3.6, extra: list[dict[str, Any]] | None = None) -> Path:
     """An improved synthetic run whose author is the keeper, with samples."""
-    make(folder, Plan(documents=len(KEEPER[1::3]), train=len(KEEPER[0::3])))
-    for split, texts in (("train", KEEPER[0::3]), ("test", [f"{PROMPT} {text}" for text in KEEPER[1::3]])):
+    make(folder, Plan(documents=len(HELD), train=len(AUTHOR)))
+    for split, texts in (("train", AUTHOR), ("test", [f"{PROMPT} {text}" for text in HELD])):
         write_rows(
             folder / "data" / f"{split}.jsonl", [Document(f"letter-{split}-{i}", text, "keeper", i) for i, text in enumerate(texts)]
         )
@@ -105,7 +106,7 @@ def test_a_run_without_samples_is_not_measured_and_says_so(tmp_path: Path) -> No
 
 
 def test_a_run_that_writes_like_the_author_says_so_everywhere(tmp_path: Path) -> None:
-    judged = judge(run(tmp_path, KEEPER[2::3]))
+    judged = judge(run(tmp_path, FURTHER))
     block = verdict_of(tmp_path)["style"]
     assert block["closer"] == "yes" and block["vetoes"] == [] and block["gap_closed"] > 0.7 and block["ci95"][0] > 0.2
     page, shown = (tmp_path / "analysis.md").read_text(), StringIO()
@@ -116,27 +117,27 @@ def test_a_run_that_writes_like_the_author_says_so_everywhere(tmp_path: Path) ->
     assert "Style         Closer to the author than the base; gap closed" in shown.getvalue()
     kept = json.loads((tmp_path / "style.json").read_text())
     assert [pair["rank"] for pair in kept["pairs"]] == ["median", "best", "worst"] and all(pair["author"] for pair in kept["pairs"])
-    assert kept["style"]["tests"]["n_pairs"] == len(KEEPER[2::3]) and kept["own"] is None
+    assert kept["style"]["tests"]["n_pairs"] == len(FURTHER) and kept["own"] is None
     assert any(g["name"] == "coherence" and "nats a token" in g["says"] for g in kept["style"]["guards"])
 
 
 def test_vetoed_texts_keep_a_likelier_text_from_being_a_success(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    judge(run(tmp_path, [shuffle_words(text, rng) for text in KEEPER[2::3]]))
+    judge(run(tmp_path, [shuffle_words(text, rng) for text in FURTHER]))
     found = verdict_of(tmp_path)
     assert found["verdict"] == "improved" and found["worked"] is False and exit_code(found) == 1
     assert "coherence" in vetoes(found) and found["style"]["closer"] == "not shown"
 
 
 def test_the_base_s_own_likelihood_can_veto(tmp_path: Path) -> None:
-    assert "coherence" in style_of_run(run(tmp_path, KEEPER[2::3], nats=9.0)).style.vetoes  # type: ignore[union-attr]
+    assert "coherence" in style_of_run(run(tmp_path, FURTHER, nats=9.0)).style.vetoes  # type: ignore[union-attr]
 
 
 def test_what_follows_a_prompt_is_judged_and_the_prompt_is_not(tmp_path: Path) -> None:
     from galvan.rundir import read_documents, read_rows
     from galvan.style.run import continuations
 
-    folder = run(tmp_path, KEEPER[2::3])
+    folder = run(tmp_path, FURTHER)
     held = continuations(read_documents(folder / "data" / "test.jsonl"), [], list(read_rows(folder / "samples.jsonl")))
     assert not any(text.startswith(PROMPT) for text in held.values())
     assert held["letter-test-0"] == KEEPER[1]
@@ -145,15 +146,15 @@ def test_what_follows_a_prompt_is_judged_and_the_prompt_is_not(tmp_path: Path) -
 def test_the_user_s_own_sampling_settings_are_a_second_row(tmp_path: Path) -> None:
     own = {**PLAIN_SETTINGS, "name": "own", "temperature": 0.7}
     greedy = {**PLAIN_SETTINGS, "name": "greedy", "temperature": 0.0}
-    n = len(KEEPER[2::3])
+    n = len(FURTHER)
     extra = [r for s in (own, greedy) for r in (*samples("base", PLAIN[:n], s), *samples("tuned", PLAIN[-n:], s))]
-    found = style_of_run(run(tmp_path, KEEPER[2::3], extra=extra))
+    found = style_of_run(run(tmp_path, FURTHER, extra=extra))
     assert found is not None and found.style.closer == "yes"
     assert found.own is not None and found.own.closer == "not shown" and found.own.counts["base"].given == n
 
 
 def test_a_damaged_sample_is_refused_by_its_line(tmp_path: Path) -> None:
-    folder = run(tmp_path, KEEPER[2::3])
+    folder = run(tmp_path, FURTHER)
     with (folder / "samples.jsonl").open("a") as stream:
         stream.write('{"arm": "tuned"}\n')
     with pytest.raises(DataError, match=r"samples\.jsonl line \d+: not a sample of ours"):
@@ -162,13 +163,13 @@ def test_a_damaged_sample_is_refused_by_its_line(tmp_path: Path) -> None:
 
 def test_hostile_text_reaches_the_page_harmless(tmp_path: Path) -> None:
     hostile = "\x1b[2J<script>alert(1)</script> [link](http://x) "
-    judge(run(tmp_path, [hostile + text for text in KEEPER[2::3]]))
+    judge(run(tmp_path, [hostile + text for text in FURTHER]))
     page = (tmp_path / "analysis.md").read_text()
     assert "\x1b" not in page and "<script>" not in page and not re.search(r"(?<!\\)\]\(http", page)
 
 
 def test_a_refused_comparison_claims_no_style(tmp_path: Path) -> None:
-    folder = run(tmp_path, KEEPER[2::3])
+    folder = run(tmp_path, FURTHER)
     texts = (folder / "samples.jsonl").read_text()
     make(folder, "dead")
     (folder / "samples.jsonl").write_text(texts)

@@ -332,6 +332,21 @@ def test_a_run_killed_in_any_step_and_run_again_ends_in_the_same_bytes(tmp_path,
         assert without_seconds(tmp_path / "killed" / name) == without_seconds(tmp_path / "whole" / name)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("k", sorted(np.random.default_rng(20).choice(np.arange(2, 150), 20, replace=False).tolist()))
+def test_a_run_killed_at_any_of_twenty_random_steps_ends_in_the_same_bytes(tmp_path, k):
+    settings = recipe(method="lora", checkpoint_seconds=0.0, epochs=50.0, evaluations=10)
+    undisturbed, resumed = lora(dropout=0.3), lora(dropout=0.3)
+    train(undisturbed, ROWS, settings, 7, tmp_path / "whole", ROWS[:2])
+    with pytest.raises(KilledError):
+        train(lora(dropout=0.3), ROWS, settings, 7, tmp_path / "killed", ROWS[:2], progress=KilledAfter(k))
+    torch.manual_seed(k)
+    assert train(resumed, ROWS, settings, 7, tmp_path / "killed", ROWS[:2]).resumed_at == k - 1
+    assert weights(resumed) == weights(undisturbed)
+    for name in ("training.jsonl", "curves.jsonl"):
+        assert without_seconds(tmp_path / "killed" / name) == without_seconds(tmp_path / "whole" / name)
+
+
 def test_a_run_killed_twice_ends_in_the_same_bytes(tmp_path):
     settings, whole, last = recipe(checkpoint_seconds=0.0), tiny_llama(), tiny_llama()
     train(whole, ROWS, settings, 7, tmp_path / "whole")

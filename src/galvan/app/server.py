@@ -13,6 +13,7 @@ import jinja2
 import uvicorn
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
+from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.staticfiles import StaticFiles
 
@@ -45,7 +46,9 @@ def create_app(folder: Path, guard: Guard, store: Store, playground: Playground 
         yield
         store.close()
 
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=life)
+    # FastAPI can send traces, and with them the one-time link, to wherever the environment's OTEL_ variables point.
+    quiet: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False}
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=life, telemetry=quiet)
     app.add_middleware(Gate, guard=guard)
     app.mount("/static", StaticFiles(directory=HERE / "static"))
     pages = jinja2.Environment(

@@ -18,7 +18,7 @@ from galvan.data.facts import Audit, Lengths, Overlap, Part, Typography
 from galvan.data.overlap import Hashes, different
 from galvan.data.rows import one_line
 from galvan.data.shared import COPY_WORDS
-from galvan.data.split import TRAIN, Splits, runs
+from galvan.data.split import TRAIN, Splits, run_begins
 from galvan.data.store import sources, tokens_of
 from galvan.rundir import Document
 from galvan.text import shown
@@ -110,7 +110,7 @@ def _part(documents: Sequence[Document], summary: _Summary, tokens: NDArray[np.i
     return Part(
         documents=len(documents),
         sources=len(set(named)),
-        runs=len(runs(documents)),
+        runs=len(run_begins(documents)),
         words=lengths(summary.words()),
         tokens=lengths(tokens),
         duplicates=summary.duplicates(),

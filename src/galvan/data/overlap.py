@@ -81,7 +81,7 @@ class Corpus:
         return self._spoken.words(start, start + length)
 
 
-@lru_cache(maxsize=1_000_000)
+@lru_cache(maxsize=1 << 17)  # 20 MB
 def hash_word(word: str) -> int:
     """FNV-1a and a final mix, for Python's own hash of a string differs from run to run."""
     value = 0xCBF29CE484222325

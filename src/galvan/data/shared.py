@@ -22,7 +22,7 @@ NGRAM_WORDS = 13  # the usual unit of contamination reports
 COPY_WORDS = overlap.SEED_WORDS  # a run of so many words is a copy rather than a phrase (METHODS S5.6)
 FORMULA = 4  # a run that more documents have is a formula rather than a copy: a greeting, a refrain
 NEAR = 0.8  # Jaccard similarity of five-word runs from which two documents are the same text
-BLOCK, HELD = 3_000_000, 12_000_000  # characters
+BLOCK, HELD = 6_000_000, 12_000_000  # characters
 
 
 @dataclass(frozen=True, slots=True)

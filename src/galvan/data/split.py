@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 
+import numpy as np
+from numpy.typing import NDArray
+
 from galvan import recipe
 from galvan.data.store import groups, positions, sources, take
 from galvan.errors import DataError
@@ -92,11 +95,14 @@ def without(splits: Splits, ids: set[str]) -> Splits:
 
 def runs(documents: Sequence[Document]) -> list[range]:
     """Maximal runs of neighbours, by number: same source, positions one after the other."""
-    places = list(zip(sources(documents), positions(documents), strict=True))
-    begins = [
-        number for number, (source, position) in enumerate(places) if not number or places[number - 1] != (source, position - 1)
-    ]
-    return [range(begin, end) for begin, end in pairwise([*begins, len(places)])]
+    return [range(begin, end) for begin, end in pairwise([*run_begins(documents).tolist(), len(documents)])]
+
+
+def run_begins(documents: Sequence[Document]) -> NDArray[np.int64]:
+    """Where these runs begin."""
+    same_source = np.fromiter((one == other for one, other in pairwise(sources(documents))), dtype=np.bool_)
+    follows = same_source & (np.diff(np.array(positions(documents), dtype=np.int64)) == 1)
+    return np.flatnonzero(np.append(np.ones(min(1, len(documents)), dtype=np.bool_), ~follows))
 
 
 def _sizes(total: int, how: recipe.Split) -> dict[str, int]:

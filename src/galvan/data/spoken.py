@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +68,7 @@ def _spoken(letters: bytes, begins: Places, ends: Places, counts: Places) -> Spo
     """With the hash of each word, a polynomial of its bytes: differences of running sums, which are begun anew so that they stay near."""
     numbers, hashes = np.frombuffer(letters, dtype=np.uint8), np.empty(len(begins), dtype=np.uint64)
     cuts = np.unique(np.append(np.searchsorted(begins, np.arange(0, len(letters), _AT_ONCE)), len(begins))).tolist()
-    for low, high in zip(cuts, cuts[1:], strict=False):
+    for low, high in pairwise(cuts):
         first, last = int(begins[low]), int(ends[high - 1])
         sums = np.zeros(last - first + 1, dtype=np.uint64)
         np.cumsum(_OF_LETTER[numbers[first:last]] * powers(BASE, last - first), out=sums[1:])

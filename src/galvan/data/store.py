@@ -119,7 +119,7 @@ class Spool(_OnDemand[T]):
 def _read(file: int, size: int, begin: int) -> bytes:
     """One read gives no more than 2 GiB."""
     parts = [os.pread(file, size, begin)]
-    while 0 < len(parts[-1]) and (have := sum(map(len, parts))) < size:
+    while len(parts[-1]) > 0 and (have := sum(map(len, parts))) < size:
         parts.append(os.pread(file, size - have, begin + have))
     return parts[0] if len(parts) == 1 else b"".join(parts)
 

@@ -18,7 +18,7 @@ import numpy as np
 from galvan.data import chat as chats
 from galvan.data.encode import prompt_ids
 from galvan.data.shapes import describe
-from galvan.data.tokens import IGNORE, TokenRow, first_token_rule
+from galvan.data.tokens import IGNORE, TokenRow, adds_bos, first_token_rule
 from galvan.payload import Chat, Pair, Tokens
 from galvan.rundir import Document
 from galvan.text import shown
@@ -202,6 +202,24 @@ def two_bos(facts: TokenFacts) -> str | None:
     if not twice:
         return None
     return f"{len(twice)} of {len(facts.rows)} rows begin with two beginning-of-text tokens (first: {_some(twice)}); take one out of the data or the template."
+
+
+@check("E04", "warning")
+def no_bos(facts: TokenFacts) -> str | None:
+    """Only of rows that came as ids: the others are encoded here, by the tokenizer's own rule or by a template, which may leave it out."""
+    bos, template = facts.tokenizer.bos_token_id, chats.template_of(facts.tokenizer)
+    if not adds_bos(facts.tokenizer) or (
+        template is not None and "bos_token" not in template and facts.tokenizer.bos_token not in template
+    ):
+        return None
+    ids = [row for d, row in zip(facts.documents, facts.rows, strict=True) if isinstance(d.payload, Tokens)]
+    without = _Rows(row for row in ids if row.input_ids[0] != bos)
+    if len(without) <= _MOST * len(ids):
+        return None
+    return (
+        f"{len(without)} of {len(ids)} rows of ids do not begin with the beginning-of-text token (first: {_some(without)}), which this "
+        "tokenizer puts in front of every text; put it in front of every row."
+    )
 
 
 @check("E05", "warning")

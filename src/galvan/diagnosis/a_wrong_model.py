@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from galvan.diagnosis.asking import run
 from galvan.diagnosis.catalogue import Answer, Facts, absent, cause, evidence, present, unknown
 from galvan.diagnosis.thresholds import IN_BASE_SE, IN_BASE_SPREAD
 from galvan.measure.facts import AdapterState, FunctionFacts, LiveFacts, Share
@@ -60,7 +61,7 @@ def base_wrapped_in_place(facts: Facts) -> Answer:
 
 
 def _off_differs(function: FunctionFacts | None) -> str | None:
-    if function is None or function.off_base_nats is None or function.off_base_nats <= function.noise_floor_nats:
+    if function is None or function.off_base_nats is None or not function.off_is_another:
         return None
     return (
         f"With the adapter switched off a token's likelihood is {function.off_base_nats:.3g} nats away from what the 'base' gives."
@@ -68,7 +69,7 @@ def _off_differs(function: FunctionFacts | None) -> str | None:
 
 
 def _off_agrees(function: FunctionFacts | None) -> str | None:
-    if function is None or function.off_base_nats is None or function.off_base_nats > function.noise_floor_nats:
+    if function is None or function.off_base_nats is None or function.off_is_another:
         return None
     return f"With the adapter switched off the tuned model gives the base's likelihoods to {function.off_base_nats:.1g} nats."
 
@@ -224,7 +225,9 @@ def adapter_left_out(facts: Facts) -> Answer:
         return _by_scores(facts, "what the object that was scored holds.")
     if live.tuned.layers:
         return absent([f"The tuned object holds {live.tuned.layers} adapter layers."], evidence(facts.arms_equal()))
-    if files is not None:
+    if live.unexpected_on_loading:
+        return absent(["Its weights were given to a model without its layers, which is B09."], [], "very likely")
+    if files is not None or live.tensors_unlike_file:
         return present(
             evidence("An adapter's file was given, and the object that was scored holds no adapter layer.", facts.arms_equal())
         )
@@ -345,7 +348,19 @@ def cached_evaluation(facts: Facts) -> Answer:
     sources=["vllm#42125", "llama.cpp#26207"],
 )
 def cache_of_another_adapter(facts: Facts) -> Answer:
-    function = facts.function
+    function, asked = facts.function, run(facts).repeats
+    answered = asked.base if asked else None
+    if asked is not None and asked.tuned is not None and answered is not None and not asked.tuned.not_of_tuned:
+        own = f"Asked first, the tuned model gave {asked.tuned.tokens} tokens, and its own logits put each of them first."
+        other = f"Asked after it with the same prompt, the base gave {answered.tokens}; its own logits, without a cache, do not put {answered.not_of_base} of them first."
+        if answered.not_of_base:
+            as_tuned = "All of them are what the tuned model says, as from a server that always applies it."
+            whole = not answered.not_of_tuned
+            return present([own, other], evidence(as_tuned if whole else None), "likely" if whole else "very likely")
+        return absent([own, other])
+    if asked is not None:
+        why = "chance chooses its words" if asked.differ else "they could not be held against the models' logits"
+        return unknown(f"whether a cache serves both models in what generates the answers; {why}. Give a greedy one.")
     if function is None and facts.scores is None:
         return unknown("how the likelihoods were computed; a server keeps a cache of its own.")
     return absent(
@@ -377,6 +392,8 @@ def same_checkpoint(facts: Facts) -> Answer:
         return present(evidence(f"The weights of both arms have the SHA-256 {files.tuned_sha256[:16]}.", facts.arms_equal()))
     if files is not None and recorded is not None and recorded != files.tuned_sha256:
         return present([f"The adapter's SHA-256 is {files.tuned_sha256[:16]}, but training saved one with {shown(recorded, 16)}."])
+    if live is not None and not live.tuned.layers and (live.unexpected_on_loading or live.tensors_unlike_file):
+        return absent(["An adapter was meant to be in the tuned object, and is not: A05 or B09."], [], "very likely")
     if live is not None and not live.base.layers and not live.tuned.layers:
         if live.same_object:
             return present(
@@ -545,6 +562,24 @@ def arms_loaded_differently(facts: Facts) -> Answer:
     sources=["gemma4-ai.com: LoRA adapter ignored", "inspect_ai documentation"],
 )
 def adapter_not_requested(facts: Facts) -> Answer:
+    asked = run(facts).repeats
+    answered = asked.tuned if asked else None
+    if answered is not None and answered.not_of_tuned and not answered.not_of_base:
+        return present(
+            [
+                f"Asked for the tuned model, what generates gave {answered.tokens} tokens that the base's logits put first; the tuned model's do not put {answered.not_of_tuned} of them first."
+            ],
+            ["A cache that the base had filled would do so too (A08)."],
+            "very likely",
+        )
+    if answered is not None and not answered.not_of_tuned and answered.not_of_base:
+        return absent(
+            [
+                f"Asked for the tuned model, what generates gave {answered.tokens} tokens that the tuned model's own logits put first."
+            ]
+        )
+    if asked is not None:
+        return unknown("which model answered; give a greedy `generate`, and a prompt to which the two models answer otherwise.")
     if facts.function is not None or facts.scores is not None:
         return absent(["No server was asked: both arms were computed in this process."], evidence(facts.arms_equal()))
     return unknown("whether a server was asked, and under which name.")

@@ -360,9 +360,28 @@ def loaded_without_layers(facts: Facts) -> Answer:
     if live is None:
         differ = facts.arms_differ()
         return absent([differ]) if differ else unknown("what the object that was scored holds.", evidence(facts.arms_equal()))
+    nowhere = [name for name in live.unexpected_on_loading or () if "lora_" in name]
     if live.tuned.layers:
         return absent([f"The tuned object holds {live.tuned.layers} adapter layers."])
-    return unknown("how the tuned object was made; it holds no adapter layer (A05).", evidence(facts.arms_equal()))
+    if nowhere:
+        return present(
+            evidence(
+                f"load_state_dict had no place for {len(nowhere)} tensors of the adapter{_example(nowhere)}.",
+                "The tuned object holds no adapter layer.",
+                facts.arms_equal(),
+            )
+        )
+    if live.unexpected_on_loading is not None:
+        return absent(["load_state_dict had a place for every tensor of an adapter."])
+    held = (
+        f"The adapter's file holds {len(live.tensors_unlike_file)} tensors, the tuned object none of them."
+        if live.tensors_unlike_file
+        else None
+    )
+    return unknown(
+        "how the tuned object was made; it holds no adapter layer (A05). Give `galvan.audit` what load_state_dict returned (loaded=RESULT).",
+        evidence(held, facts.arms_equal()),
+    )
 
 
 @cause(

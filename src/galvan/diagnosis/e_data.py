@@ -130,6 +130,8 @@ def beginning_missing(facts: Facts) -> Answer:
         return told
     if tokens is None:
         return unknown(NO_TOKENS, [], evidence(reported_is_right(facts)))
+    if said := notices(facts, "E04"):
+        return present(said, [], "very likely")
     if not isinstance(rule, str):
         return unknown(
             "by which rule the scored rows begin; nothing was scored.", [], [f"Training rows: {shown(tokens.first_token_rule)}."]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from galvan.diagnosis.asking import run
@@ -37,7 +38,12 @@ def positions_shifted(facts: Facts) -> Answer:
     tried = [(str(arm), one) for arm, one in batches.items() if isinstance(one, dict)] if isinstance(batches, dict) else []
     said = [
         f"Without chance {one.get('identical')} of {one.get('prompts')} prompts of unlike length give {shown(arm, 40)} the same words in one batch "
-        f"as alone; one token's likelihood differs by up to {_share(one.get('largest_difference_nats')) or 0:.2g} nats."
+        f"as alone; one token's likelihood differs by up to {_share(one.get('largest_difference_nats')) or 0:.2g} nats"
+        + (
+            f", and by {floor:.2g} where only the length of a row differs."
+            if (floor := _share(one.get("noise_floor_nats"))) is not None
+            else "."
+        )
         for arm, one in tried
     ]
     if any(one.get("alone") is True for _, one in tried):
@@ -97,11 +103,12 @@ def sampling_noise(facts: Facts) -> Answer:
     symptom="After export or in a server the model behaves like the base.",
     proof="The exported model gives the tuned model's NLL on the same text, not the base's.",
     remedy="merge in float32 and export the merged model (`galvan export`), and probe it with one text before use",
-    settle="Score one text before and after export: if the exported model gives the base's NLL, it is proved.",
+    settle="Score one text before and after export (`galvan check BASE ADAPTER --exported FOLDER`): if the exported model gives the base's NLL, it is proved.",
     sources=["ollama#4825", "LlamaFactory#8134", "exllamav2#169", "mlx-examples#832", "unsloth#2009", "unsloth#2142"],
 )
 def lost_on_export(facts: Facts) -> Answer:
-    export = run(facts).export
+    probe = facts.integrity.exported if facts.integrity else None
+    export = run(facts).export if probe is None else dataclasses.asdict(probe)
     base, tuned, after = (_share(export.get(f"{name}_nats")) for name in ("base", "tuned", "exported"))
     if base is None or tuned is None or after is None:
         return unknown("the NLL of the exported model; nothing was exported here, or it was not probed.")

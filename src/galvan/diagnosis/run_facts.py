@@ -101,12 +101,25 @@ class Samples:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Answered:
+    """What a generating function answered for one arm, beside logits computed without a cache: of `tokens` how many either model does
+    not put first. Whoever answers greedily puts all of its own first."""
+
+    tokens: int
+    not_of_base: int
+    not_of_tuned: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Repeats:
-    """What a generating function did in a notebook, twice with one prompt and one model: the same words, or others?"""
+    """What a generating function did in a notebook, with one prompt: the same words from one model each time, or others? `tuned` is its
+    first answer for the tuned model, asked before the base, and `base` that for the base, asked after it."""
 
     calls: int
     differ: bool
     base_vs_tuned_differ: bool | None = None
+    tuned: Answered | None = None
+    base: Answered | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

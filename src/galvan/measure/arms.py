@@ -62,7 +62,8 @@ def score_arms(
         if hasattr(wrapped.base_model, "unload"):
             again = models.without_adapter(wrapped, tuned)
             del wrapped, model
-            control_model = _control_adapter(again or models.load_base(base, recipe.model, device, dtype), recipe, base.name)
+            again = models.load_base(base, recipe.model, device, dtype) if again is None else again
+            control_model = _control_adapter(again, recipe, base.name)
             yield from scored(control_model, "zero_adapter", "test", control)
             randomize(control_model, recipe.seed)
             yield from scored(control_model, "random_b", "test", control)

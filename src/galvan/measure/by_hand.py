@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from galvan.likelihood import plain_token_nll
+from galvan.measure.live import behind, encode, evaluation_mode
 
 BATCH = 8  # a batch that people pad; all texts at once is tried as well
 
@@ -97,11 +99,34 @@ def _perplexity(nll: Sequence[float], counts: Sequence[int]) -> float:
     return math.exp(min(sum(nll) / sum(counts), 700.0))
 
 
-def repeats(generate: Callable[[Any, str], object], base: nn.Module, tuned: nn.Module, prompt: str) -> tuple[int, bool, bool]:
-    """Ask `generate` for one prompt several times, as the notebook would: (calls, one model differed from itself, arms differ).
+@dataclasses.dataclass(frozen=True, slots=True)
+class Asked:
+    """Answers of a generating function to one prompt: three for the tuned model, then one for the base."""
+
+    tuned: tuple[str, ...]
+    base: str
+
+    @property
+    def differ(self) -> bool:
+        """Whether one model gave several answers."""
+        return len(set(self.tuned)) > 1
+
+
+def ask(generate: Callable[[Any, str], object], base: nn.Module, tuned: nn.Module, prompt: str) -> Asked:
+    """Ask `generate` for one prompt several times, as the notebook would.
 
     The random state goes on from call to call: a function that seeds itself gives the same words, one that does not will not.
     """
-    said = [str(generate(tuned, prompt)) for _ in range(3)]
-    other = str(generate(base, prompt))
-    return len(said) + 1, len(set(said)) > 1, other not in said
+    return Asked(tuple(str(generate(tuned, prompt)) for _ in range(3)), str(generate(base, prompt)))
+
+
+def not_first(models: Sequence[nn.Module], tokenizer: Any, prompt: str, answer: str) -> tuple[int, list[int]]:
+    """The answer's tokens, and for each model how many of them its own logits, without a cache, do not put first.
+
+    The prompt may stand before the answer or not. (0, ...) where nothing is left, or the prompt's tokens change with what follows.
+    """
+    start, row = (encode(tokenizer, [text]) for text in (prompt, prompt + answer.removeprefix(prompt)))
+    if not start or not row or not torch.equal(row[0][:, : start[0].shape[1]], start[0]):
+        return 0, [0 for _ in models]
+    with evaluation_mode(*models):
+        return row[0].shape[1] - start[0].shape[1], [behind(model, row[0], start[0].shape[1]) for model in models]

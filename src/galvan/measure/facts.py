@@ -15,6 +15,7 @@ from galvan.errors import DataError
 from galvan.measure.course import Course
 
 Flag = bool | Literal["irregular"]
+FLOORS = 10  # noise floors from which a difference of one token is not rounding; the floor itself is a maximum over few tokens
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -206,7 +207,8 @@ class LiveFacts:
     `base_source` the base's weights with the files that it names as its source. `dead_targets` are adapted weights that are all zero.
     `in_base` is the share of the update that the base's weights hold already, dot(W, d) / dot(d, d); `in_merge` that which a merge in
     memory has kept, and `after_merge` that which one would keep, by the grid of the weights. Of two whole models `changed_entries` is the
-    share of entries that differ, in the matrices that differ at all.
+    share of entries that differ, in the matrices that differ at all. `unexpected_on_loading` are the names that load_state_dict gave back,
+    where its result was handed over.
     """
 
     base: AdapterState
@@ -226,6 +228,7 @@ class LiveFacts:
     in_merge: Share | None = None
     after_merge: Mapping[str, Share] = dataclasses.field(default_factory=dict)
     changed_entries: float | None = None
+    unexpected_on_loading: tuple[str, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -240,8 +243,8 @@ class SweepPoint:
 class FunctionFacts:
     """Largest differences of one token's NLL, in nats, over all tokens of the check texts.
 
-    `noise_floor_nats` is the larger of `repeat_nats` (one forward pass twice) and `batch_nats` (batched with padding against
-    alone). `on_base` compares the tuned model as found with the object called base; `on_off` and `off_base` use the tuned
+    `noise_floor_nats` is the largest of `repeat_nats` (one forward pass twice), `batch_nats` (batched with padding against alone) and
+    `length_nats` (the first tokens of a text against the whole: another shape, on which quantised kernels may compute otherwise). `on_base` compares the tuned model as found with the object called base; `on_off` and `off_base` use the tuned
     model with every adapter layer switched off, None where that could not be done without changing it. Of `generated` greedy tokens
     `generated_otherwise` are not those that the same model's own logits put first. `finite`: every likelihood of the tuned model is.
     """
@@ -257,10 +260,16 @@ class FunctionFacts:
     generated: int | None = None
     generated_otherwise: int | None = None
     finite: bool = True
+    length_nats: float = 0.0
 
     @property
     def noise_floor_nats(self) -> float:
-        return max(self.repeat_nats, self.batch_nats)
+        return max(self.repeat_nats, self.batch_nats, self.length_nats)
+
+    @property
+    def off_is_another(self) -> bool:
+        """Switched off, the model is another than the base: the floor is of a few texts, and ten of them are no rounding."""
+        return self.off_base_nats is not None and self.off_base_nats > FLOORS * self.noise_floor_nats
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -288,6 +297,15 @@ class Recorded:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Exported:
+    """Mean NLL in nats a token, on the check texts, of the base, the tuned model, and a model that was exported from it."""
+
+    base_nats: float
+    tuned_nats: float
+    exported_nats: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Integrity:
     """All that the checks found, in their order. `reason` says why a part is None."""
 
@@ -298,6 +316,7 @@ class Integrity:
     reason: str | None = None
     recorded: Recorded | None = None
     base_sha256: str | None = None
+    exported: Exported | None = None
 
 
 def integrity_from_json(value: Any) -> Integrity:

@@ -23,6 +23,7 @@ from galvan.data.tokens import IGNORE, encode_texts
 from galvan.errors import ComparisonRefused
 from galvan.measure import live
 from galvan.measure.decode import Continuation, Job, Sampling, decode, stop_ids
+from galvan.measure.facts import FLOORS
 from galvan.measure.prompts import Prompt, PromptFacts
 from galvan.measure.scoring import score
 from galvan.models import Choice, Located
@@ -34,7 +35,9 @@ from galvan.rundir import Document
 BASE, AGAIN = "base", "base_again"
 DISTRIBUTION, OWN, GREEDY = "distribution", "own", "greedy"
 PILOT_PROMPTS, PILOT_TOKENS = 4, 24
-BATCH_TOLERANCE_NATS = {torch.float32: 1e-3}  # of one token, batched with the cache against alone without it; 0.5 in half precision
+BATCH_TOLERANCE_NATS = {
+    torch.float32: 1e-3
+}  # of one token, batched with the cache against alone without it; 0.5 in half precision; or ten floors
 MERGE_TOLERANCE_NATS = 1e-4  # rounding of float32 in the merged weights moves a token by less; a wrong merge by far more
 LARGEST_COPY_BYTES = 2**31  # a merged copy is made of models up to this size
 ENGINE_TOLERANCE_NATS = (
@@ -71,7 +74,8 @@ class Sample:
 class BatchFacts:
     """Greedy tokens of `prompts` pilot prompts. `identical`: prompts whose tokens are the same batched and alone. `teacher_forced`: share of
     the batched tokens that are the argmax of one pass over the whole text, and the largest difference of their log-likelihoods to it.
-    `alone`: the difference was beyond the tolerance, so rows were written one at a time."""
+    `alone`: the difference was beyond the tolerance, so rows were written one at a time. `noise_floor_nats` is what another shape alone does
+    to one token's likelihood in this model and number format, without padding or cache."""
 
     prompts: int
     tokens: int
@@ -79,6 +83,7 @@ class BatchFacts:
     teacher_forced: float | None
     largest_difference_nats: float
     alone: bool
+    noise_floor_nats: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,12 +203,12 @@ def generate(
             by_tuned[arm] = writers.write(arm, located, whole, whole, sets)
             del whole
             continue
+        model = models.load_base(base, recipe.model, device, dtype) if model is None else model
         wrapped = models.load_adapter(model, located)
         merged, facts.merges[arm] = merged_copy(wrapped, [p.ids(tokenizer) for p in writers.pilot_prompts()])
         by_tuned[arm] = writers.write(arm, located, wrapped, merged or wrapped, sets)
-        again = models.without_adapter(wrapped, located)
-        del wrapped, merged, model
-        model = again or models.load_base(base, recipe.model, device, dtype)
+        model = models.without_adapter(wrapped, located)
+        del wrapped, merged
     del model
     if by_tuned:
         judge = models.load_base(base, recipe.model, device, dtype)
@@ -367,17 +372,19 @@ def batch_facts(
     """Write PILOT_TOKENS greedily in one batch and alone, and hold both against one pass over each whole text."""
     jobs = [Job(ids, Sampling(GREEDY, 0.0, 1.0, PILOT_TOKENS)) for ids in prompts]
     together, single = (decode(model, jobs, stops, context, vocabulary, budget) for budget in (1 << 30, 0))
-    same, total, worst = 0, 0, 0.0
+    same, total, worst, floor = 0, 0, 0.0, 0.0
     with live.evaluation_mode(model):
         for job, said in zip(jobs, together, strict=True):
             if said.ids:
-                best, nll = (x[len(job.ids) - 1 :] for x in _alone(model, [*job.ids, *said.ids], vocabulary))
+                whole = [*job.ids, *said.ids]
+                floor = max(floor, live.length_nats(model, [torch.tensor([whole])]))
+                best, nll = (x[len(job.ids) - 1 :] for x in _alone(model, whole, vocabulary))
                 same += int((best == torch.tensor(said.ids)).sum())
                 total += len(said.ids)
                 worst = max(worst, float((nll.double() + torch.tensor(said.logprobs, dtype=torch.float64)).abs().max()))
-    tolerance = BATCH_TOLERANCE_NATS.get(next(model.parameters()).dtype, 0.5)
+    tolerance = max(BATCH_TOLERANCE_NATS.get(next(model.parameters()).dtype, 0.5), FLOORS * floor)
     identical = sum(a.ids == b.ids for a, b in zip(together, single, strict=True))
-    return BatchFacts(len(jobs), total, identical, same / total if total else None, worst, not worst <= tolerance)
+    return BatchFacts(len(jobs), total, identical, same / total if total else None, worst, not worst <= tolerance, floor)
 
 
 def merged_copy(wrapped: Any, prompts: Sequence[Sequence[int]]) -> tuple[nn.Module | None, MergeFacts]:

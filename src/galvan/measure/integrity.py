@@ -6,19 +6,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from galvan.errors import DataError, ModelError
-from galvan.measure.adapter_files import file_facts
-from galvan.measure.facts import FileFacts, Integrity, broken
+from galvan.measure.adapter_files import file_facts, same_tokenizer
+from galvan.measure.facts import Exported, FileFacts, Integrity, broken
 from galvan.measure.recorded import recorded
 from galvan.models import Located, fingerprints, load_adapter, load_base, load_tokenizer, weight_files
 from galvan.recipe import Model
+from galvan.text import shown
 
 LEARNED_PROMPT = "it learned a prompt and adapts no layer, so that its tokens do not line up with the base's"
 
 
-def check(base: Located, adapter: Located, settings: Model, texts: Sequence[str] = (), load: bool = True) -> Integrity:
+def check(
+    base: Located, adapter: Located, settings: Model, texts: Sequence[str] = (), load: bool = True, exported: Located | None = None
+) -> Integrity:
     """Gather the facts about `adapter` (or a whole fine-tuned model) on `base`; `texts` default to three bundled sentences.
+    `exported` is a whole model that another program made of the two; its likelihoods are taken on the same texts.
 
     The base is loaded afresh and its likelihoods are taken before it is wrapped. Files and global random state stay as they
     were. Raises ModelError where something is missing, damaged or cannot be loaded, ComparisonRefused (A01) where the base's own
@@ -32,11 +37,13 @@ def check(base: Located, adapter: Located, settings: Model, texts: Sequence[str]
     elif not load:
         found = Integrity(files, reason="only files were read, and nothing in them is wrong")
     else:
-        found = _check_loaded(base, adapter, settings, texts, files)
+        found = _check_loaded(base, adapter, settings, texts, files, exported)
     return dataclasses.replace(found, recorded=record, base_sha256=digest)
 
 
-def _check_loaded(base: Located, adapter: Located, settings: Model, texts: Sequence[str], files: FileFacts) -> Integrity:
+def _check_loaded(
+    base: Located, adapter: Located, settings: Model, texts: Sequence[str], files: FileFacts, exported: Located | None
+) -> Integrity:
     from galvan.measure import live as living
     from galvan.measure.weights import with_weight_norms
 
@@ -61,6 +68,19 @@ def _check_loaded(base: Located, adapter: Located, settings: Model, texts: Seque
                 raise
             return Integrity(files, refused_by_peft=str(error), reason="PEFT did not load the adapter whole")
         live = living.live_facts(model, tuned, state, living.read_tensors(weight_files(adapter, "adapter_model")))
-        return Integrity(
-            with_weight_norms(files, tuned), live, living.function_facts(tuned, base_nll, rows, sweep=True, generate=True)
+        function = living.function_facts(tuned, base_nll, rows, sweep=True, generate=True)
+        probe = None
+        if exported is not None:
+            with living.evaluation_mode(tuned):
+                nll = base_nll, living.alone_nll(tuned, rows), living.alone_nll(_exported(base, exported, settings), rows)
+            probe = Exported(*(float(arm.double().mean()) for arm in nll))
+        return Integrity(with_weight_norms(files, tuned), live, function, exported=probe)
+
+
+def _exported(base: Located, exported: Located, settings: Model) -> Any:
+    if same_tokenizer(base, exported) is False:
+        raise ModelError(
+            "check/exported",
+            f"{shown(exported.name)} has another tokenizer than the base, so that its likelihoods cannot be held beside the base's.",
         )
+    return load_base(exported, settings)

@@ -148,11 +148,13 @@ def _scaling(layers: Sequence[Any], adapter: str) -> tuple[float, float] | None:
 
 
 def live_facts(
-    base: nn.Module, tuned: nn.Module, base_state: AdapterState | None = None, adapter_file: Mapping[str, Tensor] | None = None
-) -> LiveFacts:
+    base: nn.Module, tuned: nn.Module, base_state: AdapterState | None = None, adapter_file: Mapping[str, Tensor] | None = None,
+    unexpected: tuple[str, ...] | None = None,
+) -> LiveFacts:  # fmt: skip
     """The object graph of a pair. `base_state` is the base as it was when it was scored, if `tuned` was wrapped around it since.
 
     `adapter_file` holds the tensors of the adapter's file, by their names there; each is looked for in memory, bit for bit.
+    `unexpected` are the names for which load_state_dict, by its own account, had no place.
     """
     own = {name: p for name, p in tuned.named_parameters() if p.device.type != "meta"}
     plain = weights.base_weights(base)
@@ -169,7 +171,7 @@ def live_facts(
         different_tensors=None if state.layers else _different(dict(base.named_parameters()), own),
         tensors_unlike_file=None
         if adapter_file is None
-        else unlike_file(tuned, adapter_file)
+        else unlike_file(tuned, adapter_file, state.active[0] if len(state.active) == 1 else "default")
         if state.layers
         else tuple(adapter_file),
         base_load=weights.load_of(base),
@@ -180,6 +182,7 @@ def live_facts(
         in_base=weights.share_in_base(tuned),
         in_merge=weights.share_in_merge(tuned, plain),
         after_merge=weights.after_merge(tuned),
+        unexpected_on_loading=unexpected,
     )
 
 
@@ -238,6 +241,19 @@ def batched_nll(model: nn.Module, rows: Sequence[Tensor]) -> Tensor:
     return torch.cat([nll[i, : row.shape[1] - 1] for i, row in enumerate(rows)])
 
 
+def length_nats(model: nn.Module, rows: Sequence[Tensor]) -> float:
+    """Largest difference of one token's NLL between a row [1, T] and the row cut short, T >= 2: no padding, no cache, another shape alone.
+
+    A causal model makes none but that of its arithmetic, which in 4 or 16 bits depends on the shape.
+    """
+    largest = 0.0
+    for row in rows:
+        whole = alone_nll(model, [row])
+        for length in {min(n, row.shape[1]) for n in (2, 6, max(2, row.shape[1] // 2))}:
+            largest = max(largest, _largest(alone_nll(model, [row[:, :length]]), whole[: length - 1]))
+    return largest
+
+
 def _largest(first: Tensor, second: Tensor) -> float:
     """Largest difference of two NLLs; UNDEFINED where one of them is not finite."""
     difference = (first.double() - second.double()).abs()
@@ -254,6 +270,7 @@ def function_facts(
     with evaluation_mode(tuned):
         on = alone_nll(tuned, rows)
         repeat, batch = _largest(alone_nll(tuned, rows), on), _largest(batched_nll(tuned, rows), on)
+        length = length_nats(tuned, rows)
         off = None
         tuner_layers = [m for m in tuned.modules() if isinstance(m, BaseTunerLayer)]
         if tuner_layers and not any(layer.merged for layer in tuner_layers):
@@ -273,6 +290,7 @@ def function_facts(
         generated=tokens,
         generated_otherwise=otherwise,
         finite=bool(on.isfinite().all()),
+        length_nats=length,
     )
 
 
@@ -280,7 +298,7 @@ def function_facts(
 def _generated(model: Any, row: Tensor) -> tuple[int | None, int | None]:
     """Greedy tokens after the first ids of `row`, and those of them that the model's own logits, without a cache, do not put first.
 
-    Two logits nearer than a thousandth may change places. (None, None) where the model cannot generate.
+    (None, None) where the model cannot generate.
     """
     prompt = row[:, :8].to(next(model.parameters()).device)
     plain = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "max_new_tokens": GENERATED}
@@ -289,10 +307,18 @@ def _generated(model: Any, row: Tensor) -> tuple[int | None, int | None]:
             ids = model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), pad_token_id=0, **plain)
     except Exception:  # whatever a foreign model's generate raises, it does not generate
         return None, None
-    new = ids[0, prompt.shape[1] :]
-    logits = model(input_ids=ids, use_cache=False).logits[0, prompt.shape[1] - 1 : -1].float()
-    behind = logits.amax(-1) - logits.gather(-1, new[:, None])[:, 0]
-    return len(new), int((behind > 1e-3 * logits.abs().amax().clamp_min(1.0)).sum())
+    return ids.shape[1] - prompt.shape[1], behind(model, ids, prompt.shape[1])
+
+
+@torch.no_grad()
+def behind(model: Any, ids: Tensor, start: int) -> int:
+    """Of the ids [1, T] from `start` on, those that the model's own logits, without a cache, do not put first; two nearer than a thousandth may change places."""
+    ids = ids.to(next(model.parameters()).device)
+    if ids.shape[1] <= start:
+        return 0
+    logits = model(input_ids=ids, use_cache=False).logits[0, start - 1 : -1].float()
+    short = logits.amax(-1) - logits.gather(-1, ids[0, start:, None])[:, 0]
+    return int((short > 1e-3 * logits.abs().amax().clamp_min(1.0)).sum())
 
 
 def _sweep(tuned: nn.Module, rows: Sequence[Tensor]) -> tuple[SweepPoint, ...]:

@@ -218,6 +218,45 @@ def write_scores(path: Path, rows: Iterable[Score]) -> None:
             writer.write_table(_table(group))
 
 
+def write_pieces(path: Path, tokenizer: Any, documents: Sequence[Document], score_eos: bool = False) -> None:
+    """`pieces.parquet`: the text that each scored token adds to a document, for the page that colours them; `head` stands before the first.
+
+    A character of several tokens is the first one's, the others are empty.
+    """
+    schema = pa.schema([("document", pa.string()), ("head", pa.string()), ("pieces", pa.list_(pa.string()))])
+    with atomic(path) as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+        for begin in range(0, len(documents), BLOCK):
+            some = documents[begin : begin + BLOCK]
+            parts = _sequences(tokenizer, some, score_eos)
+            rows = [_pieces(tokenizer, document, *part, score_eos) for document, part in zip(some, parts, strict=True)]
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+
+
+def _pieces(tokenizer: Any, document: Document, ids: Ids, part: Encoded | None, score_eos: bool) -> dict[str, Any]:
+    bos, eos = _ends(tokenizer, score_eos)
+    ids = ids[: len(ids) - len(eos)] if part is None else ids
+    scored = np.arange(len(ids)) > 0 if part is None else part.scored
+    first = int(scored.argmax())
+    head = [] if part is None and bos else ids[:first].tolist()
+    return {"document": document.id, "head": _decoded(tokenizer, head), "pieces": _added(tokenizer, ids[scored].tolist())}
+
+
+def _added(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """What each token adds; up to four that are parts of one character wait for its end."""
+    found: list[str] = []
+    begin = 0
+    for end in range(1, len(ids) + 1):
+        text = _decoded(tokenizer, ids[begin:end])
+        if "\ufffd" not in text or end - begin == 4 or end == len(ids):
+            found += [text, *[""] * (end - begin - 1)]
+            begin = end
+    return found
+
+
+def _decoded(tokenizer: Any, ids: Sequence[int]) -> str:
+    return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False)) if ids else ""
+
+
 def _table(rows: Sequence[Score]) -> pa.Table:
     tokens = [np.asarray(row.token_nll_nats, dtype=np.float32) for row in rows]
     ends = np.cumsum([0, *map(len, tokens)], dtype=np.int32)

@@ -1,4 +1,4 @@
-"""The judging half: from a run's files to comparisons.json, findings.json, analysis.md and verdict.json. No torch, seconds, repeatable."""
+"""The judging half: from a run's files to comparisons.json, findings.json, analysis.md, report.html and verdict.json. No torch, seconds, repeatable."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from galvan.app.ratings import ratings
+from galvan.app.ratings import ratings as ratings_of
 from galvan.compare import Comparisons, compare
 from galvan.compare_seeds import compare_seeds
 from galvan.copying.run import Copying, judge_copying
 from galvan.diagnosis.catalogue import Finding, diagnose, refusal
 from galvan.forgetting import judge_retention
+from galvan.report import figures, page
 from galvan.report import verdict as verdicts
 from galvan.report.analysis import analysis
 from galvan.report.evidence import Evidence, gather
@@ -47,7 +48,15 @@ def judge(folder: Path) -> Judged:
 
     Raises DataError where a file is damaged, ComparisonRefused where the arms were not scored on the same tokens.
     """
-    for name in ("verdict.json", "power.svg", "style.json", "originality.json", "retention.json"):
+    for name in (
+        "verdict.json",
+        "power.svg",
+        "style.json",
+        "originality.json",
+        "retention.json",
+        "report.html",
+        "pictures/curves.svg",
+    ):
         (folder / name).unlink(missing_ok=True)
     e = gather(folder)
     comparisons = None
@@ -61,7 +70,7 @@ def judge(folder: Path) -> Judged:
         style=style_of_run(folder, None if excess == "not measurable" else excess == "excess copying"),
         copying=copying,
         retention=judge_retention(folder, e.recipe.evaluation.forgetting_percent),
-        ratings=ratings(folder),
+        ratings=ratings_of(folder),
     )
     blocks = {"style": verdicts.style(e), "originality": verdicts.originality(e), "retention": verdicts.retention(e)}
     findings = diagnose(e.facts(blocks))
@@ -78,6 +87,9 @@ def judge(folder: Path) -> Judged:
     write_text(folder / "analysis.md", analysis(e))
     if e.test is not None:
         write_text(folder / "power.svg", power_svg(e.test))
+    if e.refusal is None and e.curve is not None and e.curve.points:
+        write_text(folder / "pictures" / "curves.svg", figures.curves(e.curve))
+    write_text(folder / "report.html", page.page(page.gather(folder, e, verdict)))
     write_json(folder / "verdict.json", verdict)
     return Judged(folder, verdict, e)
 

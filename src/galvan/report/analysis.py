@@ -29,8 +29,8 @@ from galvan.report.prose import (
     sensitivity,
     sentence,
 )
-from galvan.report.remedies import Action, next_actions
 from galvan.report.ratings import ratings_section
+from galvan.report.remedies import Action, next_actions
 from galvan.report.retention import retention_section
 from galvan.report.style import style_section
 from galvan.statistics.paired import Gain

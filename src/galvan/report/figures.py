@@ -21,9 +21,32 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 300, 56, 16, 14, 44
 _SPACE = "{http://www.w3.org/2000/svg}"
 _ELEMENTS = frozenset(["svg", "title", "desc", "g", "rect", "line", "path", "circle", "text"])
 _ATTRIBUTES = frozenset(
-    ["x", "y", "x1", "y1", "x2", "y2", "cx", "cy", "r", "d", "width", "height", "viewBox", "fill", "fill-opacity", "stroke", "stroke-width"]
-    + ["stroke-dasharray", "text-anchor", "font-size", "font-family", "role", "class"]
-)  # fmt: skip
+    [
+        "x",
+        "y",
+        "x1",
+        "y1",
+        "x2",
+        "y2",
+        "cx",
+        "cy",
+        "r",
+        "d",
+        "width",
+        "height",
+        "viewBox",
+        "fill",
+        "fill-opacity",
+        "stroke",
+        "stroke-width",
+        "stroke-dasharray",
+        "text-anchor",
+        "font-size",
+        "font-family",
+        "role",
+        "class",
+    ]
+)
 
 
 def trusted(svg: str) -> Markup | None:
@@ -63,9 +86,9 @@ def _text(x: float, y: float, text: str, anchor: str = "start") -> Markup:
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, name: str, stroke: str, dashes: str = "none") -> Markup:
-    return Markup(
-        '<line x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}" class="{}" stroke="{}" stroke-dasharray="{}"/>'
-    ).format(x1, y1, x2, y2, name, stroke, dashes)
+    return Markup('<line x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}" class="{}" stroke="{}" stroke-dasharray="{}"/>').format(
+        x1, y1, x2, y2, name, stroke, dashes
+    )
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
@@ -95,7 +118,9 @@ def curves(curve: Curve) -> Markup:
         known = [(step, v) for step, v in of if v is not None and math.isfinite(v)]
         path = " ".join(f"{'L' if i else 'M'}{x(s):.1f} {y(v):.1f}" for i, (s, v) in enumerate(known))
         line = Markup('<path d="{}" class="{}" fill="none" stroke="{}" stroke-width="2" stroke-dasharray="{}"/>')
-        dot = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="4" class="{}" fill="{}" stroke="{}"><title>{}: {:.4f} nats a token at step {}</title></circle>')
+        dot = Markup(
+            '<circle cx="{:.1f}" cy="{:.1f}" r="4" class="{}" fill="{}" stroke="{}"><title>{}: {:.4f} nats a token at step {}</title></circle>'
+        )
         return Markup("").join(
             [line.format(path, name, colour, dashes)]
             + [dot.format(x(s), y(v), f"{name}dot", colour if dashes == "none" else "#fff", colour, name, v, s) for s, v in known]
@@ -105,7 +130,10 @@ def curves(curve: Curve) -> Markup:
         return "not scored" if value is None else f"{value:.4f}"
 
     floor = HEIGHT - BOTTOM
-    marks = [_line(LEFT, y(t), WIDTH - RIGHT, y(t), "grid", "#ddd") + _text(LEFT - 6, y(t) + 4, f"{t:g}", "end") for t in ticks(low, high)]
+    marks = [
+        _line(LEFT, y(t), WIDTH - RIGHT, y(t), "grid", "#ddd") + _text(LEFT - 6, y(t) + 4, f"{t:g}", "end")
+        for t in ticks(low, high)
+    ]
     marks += [_text(x(t), floor + 18, f"{t:,.0f}", "middle") for t in ticks(0, end, 8) if t == round(t)]
     marks.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, "step; vertically: loss in nats a token, lower is better", "middle"))
     if curve.best_step is not None:
@@ -114,8 +142,16 @@ def curves(curve: Curve) -> Markup:
     marks.append(series([(p.step, p.validation) for p in points], "validation", "#1b63b5", "none"))
     if far:
         middle, least, most = far
-        marks.append(Markup('<path d="M{0:.1f} {1:.1f}V{2:.1f}" class="validation" stroke="#1b63b5" stroke-width="2"/>').format(x(end), y(least), y(most)))
-        marks.append(Markup('<circle cx="{:.1f}" cy="{:.1f}" r="5" class="ahead" fill="#fff" stroke="#1b63b5" stroke-width="2"/>').format(x(end), y(middle)))
+        marks.append(
+            Markup('<path d="M{0:.1f} {1:.1f}V{2:.1f}" class="validation" stroke="#1b63b5" stroke-width="2"/>').format(
+                x(end), y(least), y(most)
+            )
+        )
+        marks.append(
+            Markup('<circle cx="{:.1f}" cy="{:.1f}" r="5" class="ahead" fill="#fff" stroke="#1b63b5" stroke-width="2"/>').format(
+                x(end), y(middle)
+            )
+        )
     first = points[0]
     said = (
         f"{curve.kind}. Validation loss went from {seen(first.validation)} to {seen(last.validation)} nats a token, "
@@ -138,7 +174,7 @@ def _row(*marks: Markup) -> Markup:
 
 def _at(value: float, low: float, high: float) -> float:
     """Percent of the width, with room for a dot at both ends."""
-    return 3 + 94 * min(1.0, max(0.0, (value - low) / max(high - low, 1e-12)))
+    return float(3 + 94 * min(1.0, max(0.0, (value - low) / max(high - low, 1e-12))))
 
 
 def pair(base: float, tuned: float, low: float, high: float) -> Markup:
@@ -177,7 +213,11 @@ def score(value: float, interval: Interval | None, label: str) -> Markup:
     for place, name in ((0.0, "0, the base"), (1.0, "1, the author")):
         marks += [_line(x(place), 28, x(place), 52, "axis", "#555"), _text(x(place), 68, name, "middle")]
     if interval is not None:
-        marks.append(Markup('<path d="M{:.1f} 40H{:.1f}" class="result" stroke="#1b63b5" stroke-width="4"/>').format(x(interval.low), x(interval.high)))
+        marks.append(
+            Markup('<path d="M{:.1f} 40H{:.1f}" class="result" stroke="#1b63b5" stroke-width="4"/>').format(
+                x(interval.low), x(interval.high)
+            )
+        )
     marks.append(Markup('<circle cx="{:.1f}" cy="40" r="6" class="resultdot" fill="#1b63b5"/>').format(x(value)))
     marks.append(_text(x(value), 20, f"{value:.2f}", "middle"))
     known = "" if interval is None else f", 95 % interval {interval.low:.2f} to {interval.high:.2f}"

@@ -58,6 +58,12 @@ class Passage:
     def gain(self) -> float:
         return self.base_nats - self.tuned_nats
 
+    @property
+    def name(self) -> str:
+        """The document's id with its middle left out: the end is what tells neighbours apart."""
+        name = shown(" ".join(self.document.split()))
+        return name if len(name) <= 28 else f"{name[:18]}…{name[-9:]}"
+
     def runs(self) -> Iterator[tuple[str, str]]:
         """Neighbours of one shade together: (shade, text)."""
         for shade, some in groupby(self.pieces, key=lambda piece: piece.shade):

@@ -7,7 +7,7 @@ from galvan.report.evidence import Evidence
 from galvan.report.markdown import md, table
 from galvan.report.prose import percent, sentence
 
-_KINDS = {"neutral": "Neutral text", "author": "The author's held-out text"}
+KINDS = {"neutral": "Neutral text", "author": "The author's held-out text"}
 
 
 def retention_line(found: Retention) -> str:
@@ -31,7 +31,7 @@ def retention_section(e: Evidence) -> str:
     if changes:
         parts.append(
             "Base against tuned over the whole vocabulary, a mean over tokens with its 95 % interval by document:\n\n"
-            + table(["", *(_KINDS[c.kind] for c in changes)], _rows(changes))
+            + table(["", *(KINDS[c.kind] for c in changes)], _rows(changes))
         )
     if found.neutral and found.neutral.registers:
         said = ", ".join(f"{md(name)} {value:.4f}" for name, value in found.neutral.registers.items())

@@ -240,11 +240,11 @@ def train(
     unpadded = supports_unpadded(model, chunked)
     if settings.gradient_checkpointing:
         causal_lm(model).gradient_checkpointing_enable({"use_reentrant": False})
-    _require_true_loss(model, next(row for row in first_epoch if row.n_supervised), settings, chunked, unpadded)
     if settings.packing and not unpadded:
         require_reset(model)
     if settings.packing or unpadded:
         require_masked_seams(collate_packs([list(first_epoch[: settings.batch_size])], torch.device("cpu")))
+    _require_true_loss(model, next(row for row in first_epoch if row.n_supervised), settings, chunked, unpadded)
     per_epoch, steps = steps_per_epoch(len(first_epoch), settings), total_steps(len(first_epoch), settings)
     evaluate_after = {round(steps * k / settings.evaluations) for k in range(1, settings.evaluations + 1)}
 
@@ -293,7 +293,7 @@ def train(
         if not distributed.rank():
             write_rows(folder / "training.jsonl", trace)
             write_rows(folder / "curves.jsonl", curves)
-        position = {"step": step, "tokens": tokens, "seconds": seconds, "tokens_per_pass": budget}
+        position = {"step": step, "tokens": tokens, "seconds": seconds, "tokens_per_pass": budget, "threads": pace.kept}
         save_checkpoint(checkpoint, parameters, optimizers, position, mark)
 
     def fitting_gradient(batch: Sequence[TokenRow], supervised: int) -> float:
@@ -326,6 +326,8 @@ def train(
             budget = max(longest, budget // 2)
             progress.say(f"Out of memory: passes of {budget} tokens from now on; the batch and its gradient stay the same.")
 
+    if position.get("threads"):
+        torch.set_num_threads(int(position["threads"]))
     pace = Pace(torch.get_num_threads() if device.type == "cpu" else 1, torch.set_num_threads, progress.say)
     started, seconds = time.monotonic() - float(position["seconds"]), float(position["seconds"])
     saved = time.monotonic()

@@ -19,7 +19,8 @@ GAIN = 0.9  # one thread must take less than this share of the time
 
 
 class Pace:
-    """`step` takes the seconds and tokens of each; `set_threads` changes this process's threads, `threads` are those now."""
+    """`step` takes the seconds and tokens of each; `set_threads` changes this process's threads, `threads` are those now, and `kept`
+    those that a trial chose in place of the first."""
 
     def __init__(self, threads: int, set_threads: Callable[[int], object], say: Callable[[str], None]) -> None:
         self.threads, self._all = threads, threads
@@ -28,6 +29,7 @@ class Pace:
         self._slow: list[float] = []
         self._told = False
         self._trial: dict[int, list[float]] | None = None
+        self.kept: int | None = None
 
     def step(self, seconds: float, tokens: int) -> None:
         """After each step of `tokens` tokens; from the next one on `threads` may be others."""
@@ -58,6 +60,7 @@ class Pace:
         self._trial = None
         if one < GAIN * every:
             self._use(1)
+            self.kept = 1
             self._say(f"One thread is {every / one:.1f} times as fast as {self._all} here now, and is used from now on.")
         else:
             self._use(self._all)

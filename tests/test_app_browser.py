@@ -1,0 +1,130 @@
+"""The pages in a real browser, by keyboard alone, at three widths: no error on the console, no request to anywhere else."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi", reason="galvan app needs the extra [app]")
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+from app_run import make_run  # noqa: E402
+from galvan.app.ratings import ratings  # noqa: E402
+from test_app import PAYLOADS, Process  # noqa: E402
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Watched:
+    """A page whose every complaint and every request is written down."""
+
+    def __init__(self, browser: Any, origin: str, **options: Any) -> None:
+        self.context = browser.new_context(**options)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(15_000)
+        self.complaints: list[str] = []
+        self.page.on("console", lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None)
+        self.page.on("pageerror", lambda e: self.complaints.append(str(e)))
+        self.page.on("dialog", lambda d: self.complaints.append(f"dialog {d.message}"))
+        self.page.on("request", lambda r: None if r.url.startswith(origin) else self.complaints.append(r.url))
+
+    def tab_to(self, role: str, name: str) -> None:
+        """Press Tab until the element has the focus."""
+        target = self.page.get_by_role(role, name=name, exact=True)
+        for _ in range(30):
+            if target.evaluate("e => e === document.activeElement"):
+                return
+            self.page.keyboard.press("Tab")
+        raise AssertionError(f"Tab does not reach {role} {name}")
+
+
+def process(run: Path) -> Any:
+    """A server whose one-time link is still unused."""
+    return Process(run, enter=False)
+
+
+@pytest.mark.parametrize(("width", "height"), [(360, 740), (820, 1180), (1440, 900)])
+def test_a_reader_judges_by_keyboard_alone(chromium: Any, tmp_path: Path, width: int, height: int) -> None:
+    server = process(make_run(tmp_path / "run", 8))
+    try:
+        watched = Watched(chromium, server.origin, viewport={"width": width, "height": height})
+        page, press = watched.page, watched.page.keyboard
+        page.goto(server.url)
+        assert "token" not in page.url
+        watched.tab_to("textbox", "Your name, or any name that you will use again")
+        press.type("Ada")
+        press.press("Enter")
+        page.get_by_role("heading", name="Pair 1 of 8").wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        assert page.evaluate("document.cookie") == ""
+        for number, choice in enumerate(("Left", "Right", "Tie", "Both bad"), 2):
+            watched.tab_to("button", choice)
+            press.press("Enter")
+            page.get_by_role("heading", name=f"Pair {number} of 8").wait_for()
+        watched.tab_to("textbox", "Why? (if you like)")
+        press.type("1234 is a reason, not four votes")
+        watched.tab_to("button", "Undo the last answer")
+        press.press("Enter")
+        page.get_by_role("heading", name="Pair 4 of 8").wait_for()
+        page.wait_for_load_state()  # the script that knows the key is deferred
+        press.press("2")
+        page.get_by_role("heading", name="Pair 5 of 8").wait_for()
+        watched.tab_to("button", "Stop and show the result")
+        press.press("Enter")
+        page.get_by_role("heading", name="What readers said").wait_for()
+        page.wait_for_load_state()
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        assert watched.complaints == []
+        watched.context.close()
+    finally:
+        server.kill()
+    found = ratings(tmp_path / "run")
+    assert found is not None and found.undone == 1
+    assert sum(rate.n for rate in (found.tuned, found.author) if rate is not None) == 4
+
+
+def test_payloads_run_nothing_in_a_browser_and_pages_work_without_javascript(chromium: Any, tmp_path: Path) -> None:
+    texts = {"bbb": PAYLOADS[:10], "ttt": PAYLOADS[10:20], "aaa": PAYLOADS[20:30]}
+    server = process(make_run(tmp_path / "run", 10, lambda kind, n: f"{texts[kind][n]} word", lambda n: PAYLOADS[30 + n]))
+    try:
+        for javascript in (True, False):
+            watched = Watched(chromium, server.origin, java_script_enabled=javascript)
+            if javascript:
+                watched.page.goto(server.url)
+                state = watched.context.storage_state()
+            else:
+                watched.context.add_cookies(state["cookies"])
+                watched.page.goto(server.origin)
+                watched.page.goto(f"{server.origin}/review/rater")
+            watched.page.get_by_role("textbox").fill(f"Bo {javascript}")
+            watched.page.get_by_role("button", name="Begin").click()
+            for number in range(1, 11):
+                watched.page.get_by_role("heading", name=f"Pair {number} of 10").wait_for()
+                watched.page.get_by_role("button", name="Skip").click()
+            watched.page.get_by_role("heading", name="All 10 pairs read").wait_for()
+            assert watched.complaints == []
+            watched.context.close()
+    finally:
+        server.kill()
+
+
+def test_the_watch_sees_a_request_elsewhere_and_a_script_that_runs(chromium: Any, tmp_path: Path) -> None:
+    """The check itself: a page with what ours must not have is complained about."""
+    (tmp_path / "bad.html").write_text("<script>console.error('ran')</script><img src='http://127.0.0.1:9/x.png'>")
+    watched = Watched(chromium, "file://")
+    watched.page.goto((tmp_path / "bad.html").as_uri())
+    assert any("ran" in c for c in watched.complaints) and any(":9/x.png" in c for c in watched.complaints)
+    watched.context.close()
