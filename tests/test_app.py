@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import json
 import os
@@ -265,6 +266,25 @@ def test_a_reader_who_always_picks_the_tuned_text_gives_it_every_win(run: Path) 
     assert "All 24 pairs read" in browser.client.get("/review").text
 
 
+def test_the_analysis_tells_what_readers_said_and_keeps_silent_where_the_comparison_is_refused(run: Path) -> None:
+    from galvan.recipe import Recipe
+    from galvan.report.evidence import Evidence
+    from galvan.report.ratings import ratings_section
+
+    e = Evidence(Recipe(), {}, {}, None, None, [], None, None)
+    assert ratings(run) is None and ratings_section(e) == ""
+    store = Store(run, 7)
+    assert ratings(run) is None
+    for rater in ("Ada", "Bo"):
+        for number in range(1, 25):
+            assert store.vote(rater, number, "bad")
+    e = dataclasses.replace(e, ratings=ratings(run))
+    text = ratings_section(e)
+    assert "Tuned preferred to base | 0.50 (" in text and "| 36 | 18 | 2 |" in text and "2 raters say little" in text
+    assert "18 prompts" in text and "not measurable" in text
+    assert ratings_section(dataclasses.replace(e, refusal="A01")) == ""
+
+
 def test_a_second_press_changes_nothing_and_undo_brings_the_same_pair_back(run: Path) -> None:
     browser = Browser(run).enter()
     first = browser.client.get("/review").text
@@ -395,9 +415,9 @@ def test_five_hundred_payloads_in_texts_prompts_reasons_and_names_stay_text(tmp_
 class Process:
     """`galvan app RUN --review-only` as a person starts it, and a browser without JavaScript."""
 
-    def __init__(self, run: Path, *arguments: str, enter: bool = True) -> None:
+    def __init__(self, run: Path, *arguments: str, enter: bool = True, review_only: bool = True) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "galvan", "app", str(run), "--review-only", *arguments], stdout=subprocess.PIPE, text=True,
+            [sys.executable, "-m", "galvan", "app", str(run), *(["--review-only"] if review_only else []), *arguments], stdout=subprocess.PIPE, text=True,
             env={**os.environ, "GALVAN_APP_PASSWORD": ""},
         )  # fmt: skip
         assert self.process.stdout is not None

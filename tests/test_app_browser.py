@@ -14,6 +14,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 
 from app_run import make_run  # noqa: E402
 from galvan.app.ratings import ratings  # noqa: E402
+from models_for_tests import save_adapter, save_base, tiny_mistral  # noqa: E402
 from test_app import PAYLOADS, Process  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -128,3 +129,34 @@ def test_the_watch_sees_a_request_elsewhere_and_a_script_that_runs(chromium: Any
     watched.page.goto((tmp_path / "bad.html").as_uri())
     assert any("ran" in c for c in watched.complaints) and any(":9/x.png" in c for c in watched.complaints)
     watched.context.close()
+
+
+def test_the_playground_writes_both_sides_by_keyboard_and_without_javascript(chromium: Any, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", 4)
+    save_base(tmp_path / "base", tiny_mistral(0))
+    save_adapter(run / "adapter", tiny_mistral(0))
+    (run / "recipe.yaml").write_text(f"model: {{base: {tmp_path / 'base'}, device: cpu, dtype: float32}}\n")
+    server = Process(run, enter=False, review_only=False)
+    try:
+        texts = []
+        for javascript in (True, False):
+            watched = Watched(chromium, server.origin, java_script_enabled=javascript, viewport={"width": 360, "height": 740})
+            page = watched.page
+            if javascript:
+                page.goto(server.url)
+                state = watched.context.storage_state()
+            else:
+                watched.context.add_cookies(state["cookies"])
+            page.goto(f"{server.origin}/playground")
+            page.wait_for_load_state()
+            page.get_by_role("spinbutton", name="Most tokens").fill("12")
+            page.get_by_role("textbox", name="How shall the text begin?").fill("<script>alert(1)</script> The lamp")
+            page.get_by_role("button", name="Write").focus()
+            page.keyboard.press("Enter")
+            sync_api.expect(page.get_by_role("status")).to_have_text("Done", timeout=15_000)
+            texts.append([page.get_by_role("region", name=name, exact=True).inner_text() for name in ("Base", "Tuned")])
+            assert watched.complaints == []
+            watched.context.close()
+        assert texts[0] == texts[1] and texts[0][0] != texts[0][1].replace("Tuned", "Base")
+    finally:
+        server.kill()

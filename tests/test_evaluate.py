@@ -195,7 +195,7 @@ def test_a_reported_perplexity_is_recognised_by_the_way_it_was_computed(base: Pa
 
     def judged(name: str, reported: dict[str, float] | None) -> dict[str, str]:
         found = pipeline.evaluate(base, adapter, data, out=tmp_path / name, reported=reported)
-        return {f.code: f.status for f in found.findings}
+        return {f.code: f.status for f in found.verdict["findings"]}
 
     judged("run", None)
     assert not (tmp_path / "run" / "reported.json").exists()

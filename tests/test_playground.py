@@ -47,7 +47,7 @@ def by_hand(run: Path, adapter: str | None, strength: float = 1.0) -> str:
     if adapter is not None:
         model = models.load_adapter(model, models.locate(adapter, "adapter"))
         for module in model.modules():
-            if hasattr(module, "scaling"):
+            if isinstance(getattr(module, "scaling", None), dict):
                 module.scaling = {name: value * strength for name, value in module.scaling.items()}
     tokenizer = models.load_tokenizer(base)
     job = Job(tokenizer("The lamp")["input_ids"], Sampling("", 0.9, 0.9, 12), 3)

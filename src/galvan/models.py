@@ -28,6 +28,7 @@ _HUB_ID = re.compile(r"^(?:[A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9][\w.-]{0,95}(?:@
 _WANTED = ["*.safetensors", "*.safetensors.index.json", "*.json", "tokenizer*", "*.model", "vocab.txt", "merges.txt", "*.jinja"]
 _UNWANTED = ["consolidated*", "original/*", "onnx/*"]  # the same weights once more, in other formats
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+MLX_WEIGHTS = "adapters.safetensors"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -139,6 +140,12 @@ def weight_files(located: Located, stem: str = "model") -> list[Path]:
             raise ModelError(
                 "model/pickle",
                 f"{shown(located.name)} has its weights only as pickle ({shown(pickles[0])}), which can run code; convert it to safetensors.",
+            )
+        if stem == "adapter_model" and (located.path / MLX_WEIGHTS).is_file():
+            raise ModelError(
+                "adapter/mlx",
+                f"{shown(located.name)} is an adapter as mlx-lm saves it ({MLX_WEIGHTS}), which PEFT cannot read; "
+                "`galvan check BASE ADAPTER --repair OUT` writes it to the folder OUT in PEFT's format.",
             )
         raise ModelError("model/no-weights", f"{shown(located.name)} holds no {stem}*.safetensors in {shown(str(located.path))}.")
     for path in found:
@@ -452,7 +459,8 @@ def load_adapter(base: Any, adapter: Located, trainable: bool = False) -> Any:
             result = model.load_adapter(str(adapter.path), "default", is_trainable=trainable)
     except Exception as error:
         raise ModelError(
-            "adapter/unloadable", f"{shown(adapter.name)}: PEFT cannot load it onto this base: {_first_line(error)}"
+            "adapter/unloadable",
+            f"{shown(adapter.name)}: PEFT cannot load it onto this base: {_first_line(error)}{_loftq(adapter)}",
         ) from None
     missing, unexpected = list(result.missing_keys), list(result.unexpected_keys)
     if (missing or unexpected) and not config.is_prompt_learning:  # PEFT reports a whole prompt as unexpected
@@ -462,6 +470,16 @@ def load_adapter(base: Any, adapter: Located, trainable: bool = False) -> Any:
             f"{shown(adapter.name)}: {len(missing)} adapter weights missing and {len(unexpected)} unexpected after loading (for example {example}); the names in the file do not fit this base.",
         )
     return model.eval()
+
+
+def _loftq(adapter: Located) -> str:
+    """What to do where PEFT fails to run LoftQ again, as its config makes it on every load."""
+    if str(read_config(adapter.path / "adapter_config.json").get("init_lora_weights")).lower() != "loftq":
+        return ""
+    return (
+        "; its init_lora_weights is loftq, so that PEFT quantises the base again, which needs a GPU: "
+        "give the base that was saved after LoftQ, and set init_lora_weights to true in a copy of the adapter."
+    )
 
 
 def without_adapter(wrapped: Any, adapter: Located) -> Any | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from galvan.measure.retention import retention
 from galvan.recipe import Lora, Model
 from galvan.rundir import Document
 
-WORDS, PROMPT_TOKENS = 50, 12
+WORDS, PROMPT_TOKENS, BATCH = 50, 12, 4
 
 
 def passages() -> tuple[list[Document], list[Document]]:
@@ -32,17 +33,19 @@ def adapted(base: Any) -> Any:
 
 
 def train(model: Any, tokenizer: Any, documents: list[Document], epochs: int) -> None:
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3, weight_decay=0.0)
+    decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.02, epochs)
     bos = torch.tensor([tokenizer.bos_token_id])
     rows = [torch.cat([bos, torch.from_numpy(ids)]) for ids in encode_texts(tokenizer, [d.text for d in documents])]
     for _ in range(epochs):
-        for begin in range(0, len(rows), 10):
-            batch = torch.nn.utils.rnn.pad_sequence(rows[begin : begin + 10], batch_first=True)
-            labels = torch.nn.utils.rnn.pad_sequence(rows[begin : begin + 10], batch_first=True, padding_value=-100)
+        for begin in range(0, len(rows), BATCH):
+            batch = torch.nn.utils.rnn.pad_sequence(rows[begin : begin + BATCH], batch_first=True)
+            labels = torch.nn.utils.rnn.pad_sequence(rows[begin : begin + BATCH], batch_first=True, padding_value=-100)
             model(input_ids=batch, labels=labels).loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
+        decay.step()
     model.eval()
 
 
@@ -80,5 +83,5 @@ def test_fifty_epochs_on_twenty_documents_are_flagged_and_a_fresh_adapter_is_not
     assert found.excess.answer == "excess copying" and found.flagged, found.excess
     assert judged(plain, plain, documents, held_out).excess.answer == "not shown"
     rows = [*extract(tuned, tokenizer, documents, "tuned", "train"), *extract(tuned, tokenizer, held_out, "tuned", "test")]
-    by_heart, floor = extraction(rows, np.random.default_rng(0))
+    by_heart, floor = extraction([asdict(row) for row in rows], np.random.default_rng(0))
     assert by_heart.greedy_ci95.low > floor.greedy_ci95.high, (by_heart, floor)

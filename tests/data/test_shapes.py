@@ -184,3 +184,12 @@ def test_a_pattern_reads_its_files_in_order_and_says_when_there_is_none(tmp_path
     assert [(row.text, row.source) for row in read(str(tmp_path / "*.jsonl"))] == [("text a", "a"), ("text b", "b")]
     with pytest.raises(DataError, match="no file matches this pattern"):
         list(read(str(tmp_path / "*.csv")))
+
+
+def test_ids_of_which_no_row_has_anything_to_learn_are_refused_as_d04(tmp_path: Path) -> None:
+    """Position 0 is never a target: a label there alone teaches nothing."""
+    for first in (-100, 1):
+        name = jsonl(tmp_path / "a.jsonl", *({"input_ids": [1, 2, n], "labels": [first, -100, -100]} for n in range(3, 13)))
+        with pytest.raises(DataError, match="None of the 10 rows of token ids has a token to learn") as stopped:
+            prepare(recipe.Data(source=name), 1, lambda text: [(0, 1)], decode=lambda ids: " ".join(map(str, ids)))
+        assert stopped.value.code == "D04"

@@ -88,6 +88,18 @@ def test_e03_a_template_that_writes_the_bos_twice_is_an_error():
     assert "6 of 6 rows begin with two beginning-of-text tokens" in found(tokenizer, documents(*TALKS))["E03", "error"]
 
 
+def test_e04_ids_without_the_bos_that_the_tokenizer_adds_are_seen():
+    texts = [f"Letter {n}." for n in range(6)]
+    whole = [Tokens((*WITH(t)["input_ids"], 257)) for t in texts]
+    bare = [Tokens(row.input_ids[1:]) for row in whole]
+    assert "6 of 6 rows of ids do not begin with the beginning-of-text token" in found(WITH, documents(*bare))["E04", "warning"]
+    assert found(WITH, documents(*whole)) == found(WITH, documents(*whole[:4], *bare[4:])) == {}
+    assert ("E04", "warning") not in found(byte_tokenizer(bos=False), documents(*bare))
+    of_chatml = byte_tokenizer()
+    of_chatml.chat_template = CHATML  # writes no BOS, and rows made with it have none
+    assert ("E04", "warning") not in found(of_chatml, documents(*bare))
+
+
 def toy_bpe():
     """Merges the space before a word into it."""
     symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -114,7 +126,7 @@ def test_e06_what_truncation_hides_is_counted():
 
 
 def test_e11_labels_that_are_shifted_already_are_an_error():
-    ids = tuple(range(40, 60))
+    ids = (256, *range(40, 60))
     docs = documents(Tokens(ids, (*ids[1:], -100)))
     assert "stand one place early" in found(WITH, docs, learn_eos=False)["E11", "error"]
     strange = documents(Tokens(ids, tuple(reversed(ids))))

@@ -236,6 +236,44 @@ def test_likely_causes_do_not_forbid_a_comparison() -> None:
     assert refusal(diagnose(live(under_adapter=with_(APART, coarser=True)))) is not None
 
 
+def swept(best: float, use_rslora: bool, depth: float = 0.4) -> Facts:
+    """Of rank 16: the NLL is a parabola over the multiplier, lowest by `depth` at `best`."""
+    points = tuple(SweepPoint(m, 3 + depth * ((m / best - 1) ** 2 - 1)) for m in (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 4.0, 8.0))
+    return Facts(with_(FOREIGN, files=with_(FILES, rank=16, use_rslora=use_rslora), function=with_(FUNCTION, sweep=points)))
+
+
+def test_a_flag_that_nothing_recorded_is_known_by_where_the_nll_is_lowest() -> None:
+    for facts in (swept(4.0, False), swept(0.25, True)):
+        first = next(f for f in diagnose(facts) if f.status == "present")
+        assert (first.code, first.certainty) == ("C01", "likely") and "sqrt(16)" in first.because[0]
+    for facts in (swept(1.0, False), swept(1.0, True), swept(2.0, False), swept(20.0, False), swept(4.0, True), swept(0.25, False),
+                  swept(4.0, False, 0.01), swept(0.5, True)):  # fmt: skip
+        assert status(facts, "C01") == "unknown"
+
+
+def test_an_adapter_that_learned_by_its_log_and_harms_here_was_trained_on_another_base() -> None:
+    losses = [30.0 + i for i in range(20)]
+    worse = paired_gain(losses, [x + 8 + 0.1 * (i % 5) for i, x in enumerate(losses)], [10] * 20, margin=0.01)
+    better = paired_gain(losses, [x - 3 for x in losses], [10] * 20, margin=0.01)
+    log = Recorded("transformers", course=with_(COURSE, first_loss=3.9, last_loss=3.2))
+    trained = with_(FOREIGN, recorded=log, files=with_(FILES, recorded_base="org/other", recorded_base_matches=False))
+    lost = {"forgot": True, "neutral_perplexity_change_percent": 40.0, "kl_nats": 0.5}
+    shown = [f for f in diagnose(Facts(trained, outcome=Outcome(test=worse, retention=lost))) if f.status == "present"]
+    assert [(f.code, f.certainty) for f in shown][:2] == [("A10", "likely"), ("I02", "likely")]
+    assert status(Facts(with_(trained, files=FILES), outcome=Outcome(test=worse, probe=worse)), "A10") == "present"
+    healthy = [
+        Facts(trained, outcome=Outcome(test=better)),
+        Facts(trained, outcome=Outcome(test=worse, probe=better, retention=lost)),  # over-fitted
+        Facts(with_(trained, files=FILES), outcome=Outcome(test=worse, retention=lost)),
+        Facts(
+            with_(trained, recorded=with_(log, course=with_(COURSE, first_loss=3.9, last_loss=3.9))), outcome=Outcome(test=worse)
+        ),
+        Facts(with_(trained, recorded=RECORD, base_sha256="cd" * 32), outcome=Outcome(test=worse, probe=worse)),
+    ]
+    assert all(status(facts, "A10") != "present" for facts in healthy)
+    assert next(f for f in diagnose(healthy[1]) if f.code == "I02").certainty == "certain"
+
+
 # ---- files ----
 
 

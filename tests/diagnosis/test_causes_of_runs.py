@@ -23,7 +23,7 @@ from galvan.diagnosis.catalogue import Facts, Finding, diagnose
 from galvan.diagnosis.outcome import Outcome
 from galvan.diagnosis.reported import Reported
 from galvan.diagnosis.run_facts import RunFacts, run_facts
-from galvan.payload import Chat
+from galvan.payload import Chat, Tokens
 from galvan.report import judge
 from galvan.rundir import Document, read_rows, write_json, write_rows
 from galvan.statistics.paired import paired_gain
@@ -189,6 +189,11 @@ def begun_twice() -> Any:
     return tokens(some)
 
 
+def without_bos() -> Any:
+    ids = [Document(d.id, d.text, d.source, d.position, payload=Tokens((*PLAIN(d.text)["input_ids"][1:], 257))) for d in DOCUMENTS]
+    return tokens(documents=ids)
+
+
 def labels_shifted() -> Any:
     return tokens([dataclasses.replace(r, labels=np.append(r.input_ids[1:], IGNORE)) for r in rows()])
 
@@ -273,6 +278,7 @@ FAULTS = [
     pytest.param("E02", with_file("generation.json", {"prompt_ids": {"checked": 12, "prefix_of_training": 3, "double_bos": 0}}), id="other prompts"),
     pytest.param("E03", with_file("generation.json", {"prompt_ids": {"checked": 12, "prefix_of_training": 12, "double_bos": 12}}), id="prompts begin twice"),
     pytest.param("E03", with_tokens(begun_twice()), id="two beginnings", marks=pytest.mark.cause("E03", "fault")),
+    pytest.param("E04", with_tokens(without_bos()), id="ids without a beginning"),
     pytest.param("E04", with_file("provenance.json", {"first_token_rule": "first-token-is-context"}), id="no beginning", marks=pytest.mark.cause("E04", "fault")),
     pytest.param("E05", with_tokens(straddling()), id="merged boundary", marks=pytest.mark.cause("E05", "fault")),
     pytest.param("E06", with_tokens(tokens(rows(most=20))), id="cut rows", marks=pytest.mark.cause("E06", "fault")),

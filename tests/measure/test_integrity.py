@@ -299,9 +299,9 @@ def test_multiplier_zero_is_exactly_the_base(make: Any) -> None:
     model = make(0)
     base_nll = alone_nll(model, rows)
     facts = function_facts(move(wrap(model)), base_nll, rows, sweep=True)
-    assert [p.multiplier for p in facts.sweep] == [0.0, 0.5, 1.0, 1.5, 2.0]
+    assert [p.multiplier for p in facts.sweep] == [0.0, 0.5, 1.0, 1.5, 2.0, 4.0]  # of rank 4: sqrt(r) is 2
     assert facts.sweep[0].nll_nats == float(base_nll.double().mean())
-    assert len({p.nll_nats for p in facts.sweep}) == 5
+    assert len({p.nll_nats for p in facts.sweep}) == 6
 
 
 def test_switching_off_touches_no_flag_for_good() -> None:

@@ -265,7 +265,7 @@ def test_several_samples_of_a_prompt_are_one_unit() -> None:
     assert judged.counts["base"].units == 60 and judged.tests and once.tests
     assert judged.tests.n_pairs == once.tests.n_pairs == 30
     assert judged.author_score and once.author_score
-    assert judged.author_score.value == pytest.approx(once.author_score.value, abs=0.05)  # the base weighs twice as much in the scale
+    assert judged.author_score.value == pytest.approx(once.author_score.value, abs=0.05)  # the base weighs more in the scale
 
 
 def test_more_base_texts_teach_so_that_every_prompt_is_judged() -> None:

@@ -56,13 +56,13 @@ def create_app(folder: Path, guard: Guard, store: Store, playground: Playground 
     )
     pages.filters["shown"] = shown
 
-    def page(request: Request, name: str, status: int = 200, **values: Any) -> HTMLResponse:
+    def page(request: Request, name: str, code: int = 200, **values: Any) -> HTMLResponse:
         session: Session | None = getattr(request.state, "session", None)
         known = {
             "trusted": session is not None and session.trusted, "csrf": session.csrf if session else "", "playground": playground,
             "here": request.url.path.split("/")[1], "rater": session.rater if session else None, "note": None,
         }  # fmt: skip
-        return HTMLResponse(pages.get_template(f"{name}.html").render(known | values), status)
+        return HTMLResponse(pages.get_template(f"{name}.html").render(known | values), code)
 
     async def problem(request: Request, error: Exception) -> Response:
         assert isinstance(error, AnyHTTPException | GalvanError)

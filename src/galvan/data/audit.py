@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from galvan.data import shared, warn
 from galvan.data.clean import Log
 from galvan.data.facts import Audit, Lengths, Overlap, Part, Typography
-from galvan.data.overlap import Hashes, different
+from galvan.data.overlap import different
 from galvan.data.rows import one_line
 from galvan.data.shared import COPY_WORDS
 from galvan.data.split import TRAIN, Splits, run_begins
+from galvan.data.spoken import Hashes
 from galvan.data.store import sources, tokens_of
 from galvan.rundir import Document
 from galvan.text import shown

@@ -124,7 +124,7 @@ class Table:
         maybe = np.flatnonzero(self._top[some >> self._shift])
         maybe = maybe[self._low[some[maybe] & self._mask]]
         if not len(maybe):
-            return maybe
+            return np.empty(0, dtype=np.int64)
         nearest = self._ordered[np.minimum(np.searchsorted(self._ordered, some[maybe]), len(self._ordered) - 1)]
         found: Places = maybe[nearest == some[maybe]]
         return found

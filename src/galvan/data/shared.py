@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from galvan.data import near, overlap
-from galvan.data.overlap import Corpus, Places
-from galvan.data.spoken import spoken
+from galvan.data.overlap import Corpus
+from galvan.data.spoken import Places, spoken
 from galvan.data.store import take
 from galvan.rundir import Document
 

@@ -24,7 +24,8 @@ from galvan.rundir import Document, cannot_write
 T = TypeVar("T")
 S = TypeVar("S")
 Places = NDArray[np.int64]
-_TOGETHER, _LARGE = 64, 1 << 16  # items, or characters of them, that are written and read at once: the next is mostly asked for next
+_TOGETHER = 64  # items that are written and read at once: the next is mostly asked for next
+_LARGE = 1 << 16  # characters; fewer items than that are together where they have so many
 
 
 class _OnDemand(Sequence[T]):
@@ -60,7 +61,11 @@ class Spool(_OnDemand[T]):
     """
 
     def __init__(
-        self, pack: Callable[[T], Any], unpack: Callable[[Any], T], folder: Path | None = None, size: Callable[[T], int] | None = None
+        self,
+        pack: Callable[[T], Any],
+        unpack: Callable[[Any], T],
+        folder: Path | None = None,
+        size: Callable[[T], int] | None = None,
     ) -> None:
         self._pack, self._unpack, self._size, self._folder = pack, unpack, size, folder or Path(tempfile.gettempdir())
         try:
@@ -68,7 +73,10 @@ class Spool(_OnDemand[T]):
             self._file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115
         except OSError as error:
             raise cannot_write(self._folder, error) from None
-        self._ends, self._firsts = array("Q", [0]), array("Q", [0])  # of each block the end in the file, and the number of the next's first
+        self._ends, self._firsts = (
+            array("Q", [0]),
+            array("Q", [0]),
+        )  # of each block the end in the file, and the number of the next's first
         self._waiting: list[Any] = []
         self._weight = 0
         self._first, self._block = 0, list[Any]()

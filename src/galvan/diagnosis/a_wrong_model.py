@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from galvan.diagnosis.asking import run
+from galvan.diagnosis.asking import learned_elsewhere, run
 from galvan.diagnosis.catalogue import Answer, Facts, absent, cause, evidence, present, unknown
 from galvan.diagnosis.thresholds import IN_BASE_SE, IN_BASE_SPREAD
 from galvan.measure.facts import AdapterState, FunctionFacts, LiveFacts, Share
@@ -457,6 +457,11 @@ def another_base(facts: Facts) -> Answer:
     named = files.recorded_base if files else None
     if trained is not None and trained == here:
         return absent([f"The base's SHA-256 is {trained[:16]}, which training recorded."])
+    if elsewhere := learned_elsewhere(facts):
+        other = files is not None and files.recorded_base_matches is False and named
+        return present(
+            evidence(elsewhere, f"The adapter was made for {shown(named, 100)}." if other and named else None), [], "likely"
+        )
     if files is not None and files.recorded_base_matches is False and named:
         return unknown(
             "whether the two names stand for the same weights.",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from galvan.diagnosis.catalogue import Answer, Facts, present
 from galvan.diagnosis.reported import Reading, read
 from galvan.diagnosis.run_facts import RunFacts
+from galvan.diagnosis.thresholds import LOG_FELL
 from galvan.diagnosis.words import Certainty
 
 if TYPE_CHECKING:
@@ -80,6 +81,31 @@ def base_nats(facts: Facts) -> tuple[float, str] | None:
     if scored and "base" in scored.arms:
         return math.log(scored.arms["base"].perplexity()), "held-out documents"
     return None
+
+
+def learned_elsewhere(facts: Facts) -> str | None:
+    """A10 without a record of the base: by the log training succeeded, and on this base the adapter makes text less likely than training
+    found it before its first step. None where the log or the text does not say so, or galvan itself recorded the training.
+
+    Over-fitting cannot do that to training text; to held-out text it can, so there the config must name another base too.
+    """
+    recorded = facts.integrity.recorded if facts.integrity else None
+    course, files = recorded.course if recorded else None, facts.files
+    if recorded is None or recorded.by != "transformers" or course is None or course.first_loss is None or course.last_loss is None:
+        return None
+    outcome = facts.outcome
+    gain, what = (outcome.probe, "training") if outcome and outcome.probe else (outcome.test if outcome else None, "held-out")
+    if gain is None or gain.verdict != "worse" or course.last_loss > (1 - LOG_FELL) * course.first_loss:
+        return None
+    if what == "held-out" and not (files is not None and files.recorded_base_matches is False):
+        return None
+    base, tuned = math.log(gain.base_perplexity), math.log(gain.tuned_perplexity)
+    if tuned <= course.first_loss:
+        return None
+    return (
+        f"By its log the training loss fell from {course.first_loss:.4f} to {course.last_loss:.4f} nats a token, yet on this base the adapter "
+        f"makes {what} text less likely: {tuned:.4f} nats a token, the base alone {base:.4f}."
+    )
 
 
 def near(value: float, target: float, share: float) -> bool:

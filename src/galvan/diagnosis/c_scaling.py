@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from galvan.diagnosis.a_wrong_model import merged_already
 from galvan.diagnosis.catalogue import Answer, Facts, absent, cause, evidence, present, unknown
-from galvan.diagnosis.thresholds import CHANGED_ENTRIES, MERGE_KEPT
+from galvan.diagnosis.thresholds import CHANGED_ENTRIES, CLEARLY_LOWER, MERGE_KEPT, RSLORA_SHARE
 from galvan.measure.facts import FunctionFacts, Share
 from galvan.text import shown
 
@@ -36,7 +36,33 @@ def rslora_flag(facts: Facts) -> Answer:
         return absent(evidence(f"use_rslora is {files.use_rslora}, as in training.", best))
     if files.rank == 1:
         return absent(["The rank is 1, where both scales are the same."])
+    out = _out_by_root(facts.function, files.rank, files.use_rslora)
+    if out:
+        return present([f"use_rslora is {files.use_rslora} in the file. {out}"], ["An adapter that was trained too little or too hard may look the same."], "likely")  # fmt: skip
     return unknown("whether training used rsLoRA; nothing recorded it.", evidence(best))
+
+
+def _out_by_root(function: FunctionFacts | None, rank: float | None, rslora: bool) -> str | None:
+    """Where nothing recorded the flag: the NLL over multipliers is lowest at the scale of the other flag, by far.
+
+    Without the flag: at sqrt(r), lower on both sides' neighbours, most of what the adapter gives being gained there only. With it: at
+    1/sqrt(r) the adapter helps, and as it is it harms.
+    """
+    if function is None or not rank or rank <= 1:
+        return None
+    nll = {round(point.multiplier, 6): point.nll_nats for point in function.sweep}
+    root = rank**0.5
+    base, now, other, beyond = (nll.get(round(m, 6)) for m in (0.0, 1.0, 1 / root if rslora else root, 2 * root))
+    if base is None or now is None or other is None or beyond is None or now - other < CLEARLY_LOWER:
+        return None
+    if other > min(nll.values()) or not (
+        other < base < now if rslora else beyond > other and base - other > RSLORA_SHARE * (base - now)
+    ):
+        return None
+    return (
+        f"On the check texts the NLL is {now:.4f} nats a token (without the adapter {base:.4f}), and {other:.4f} with the scale "
+        f"{'divided' if rslora else 'multiplied'} by sqrt({rank:g}), where it is lowest."
+    )
 
 
 def _best_multiplier(function: FunctionFacts | None) -> str | None:

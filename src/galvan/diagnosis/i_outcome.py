@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from galvan.diagnosis.asking import test_gain
+from galvan.diagnosis.asking import learned_elsewhere, test_gain
 from galvan.diagnosis.catalogue import Answer, Facts, absent, cause, evidence, present, unknown
 from galvan.diagnosis.outcome import Outcome
 from galvan.diagnosis.thresholds import FEWEST_SEEDS
@@ -72,7 +72,12 @@ def forgot(facts: Facts) -> Answer:
         f"There the two models are {kl:.4f} nats a token apart (KL)." if isinstance(kl, int | float) else None,
     )
     if said is True:
-        return present(figures or ["On neutral text the tuned model became worse by more than the margin for forgetting."])
+        because = figures or ["On neutral text the tuned model became worse by more than the margin for forgetting."]
+        if elsewhere := learned_elsewhere(facts):
+            return present(
+                because, [f"{elsewhere} An adapter on another base than its own (A10) ruins neutral text as well."], "likely"
+            )
+        return present(because)
     if said is False:
         return absent(figures or ["On neutral text the tuned model is the base's equal, within the margin for forgetting."])
     reason = block.get("reason")

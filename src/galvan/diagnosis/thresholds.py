@@ -27,6 +27,11 @@ IN_BASE_SE: Final = 5.0  # standard errors by which the share of the update in t
 IN_BASE_SPREAD: Final = 0.35  # most that this share may scatter between modules (C04)
 MERGE_KEPT: Final = 0.7  # share of its update that a merge must keep (C03, C08)
 CHANGED_ENTRIES: Final = 0.25  # share of a whole model's entries that a training or merge in 16 bits must change (C03, C07)
+CLEARLY_LOWER: Final = 0.05  # nats a token by which a sweep's lowest NLL must be below that of the scale as it is (C01)
+RSLORA_SHARE: Final = (
+    2.0  # gain at the lowest point of the sweep, in gains of the scale as it is, from which the scale is suspected (C01)
+)
+LOG_FELL: Final = 0.05  # share by which the logged training loss must fall to count as learned (A10)
 FEW_BLOCKS: Final = 0.5  # share of the base's blocks that an adapter reaches, below which its targets are suspected (B12)
 LOW_RATES: Final = {
     "lora": 2e-5,

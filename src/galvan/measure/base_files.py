@@ -45,6 +45,7 @@ def coverage(shapes: Shapes, adapted: Collection[str], config: Mapping[str, Any]
         if isinstance(targets, list)
         else (),
         deliberate=isinstance(targets, str)
+        or any(_BLOCK.match(f"{t}.") for t in targets or ())  # modules named with the number of their block
         or any(config.get(k) is not None for k in ("layers_to_transform", "layers_pattern", "exclude_modules")),
     )
 

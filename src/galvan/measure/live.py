@@ -5,6 +5,7 @@ Nothing here changes a model for good: modes, switches and random state are put 
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -322,11 +323,20 @@ def behind(model: Any, ids: Tensor, start: int) -> int:
 
 
 def _sweep(tuned: nn.Module, rows: Sequence[Tensor]) -> tuple[SweepPoint, ...]:
-    """Mean NLL over multipliers of the adapter's scaling; at 0 a plain LoRA is exactly its base."""
+    """Mean NLL over multipliers of the adapter's scaling; at 0 a plain LoRA is exactly its base. Those by which a lost or made-up rsLoRA
+    flag is out are among them, and one beyond, so that a lowest NLL there is seen to be one."""
     from peft.helpers import rescale_adapter_scale
 
+    ranks = {
+        layer.r[name]
+        for layer in tuned.modules()
+        if isinstance(layer, LoraLayer)
+        for name in layer.active_adapters
+        if name in layer.r
+    }
+    root = math.sqrt(ranks.pop()) if len(ranks) == 1 else 1.0
     points = []
-    for multiplier in MULTIPLIERS:
+    for multiplier in sorted({*MULTIPLIERS, *((1 / root, root, 2 * root) if root > 1 else ())}):
         with rescale_adapter_scale(tuned, multiplier):
             points.append(SweepPoint(multiplier, float(alone_nll(tuned, rows).double().mean())))
     return tuple(points)

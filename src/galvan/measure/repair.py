@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from galvan.errors import ModelError, RecipeError
 from galvan.measure.adapter_files import file_facts
 from galvan.measure.facts import FileFacts, Recorded, broken
 from galvan.measure.key_names import renamed
+from galvan.measure.mlx import converted, is_mlx
 from galvan.measure.recorded import REPAIRED as MARK
 from galvan.measure.recorded import recorded
 from galvan.models import Located, read_config, weight_files
@@ -33,6 +35,16 @@ def repair(base: Located, adapter: Located, out: Path) -> list[str]:
     """
     if out.exists():
         raise RecipeError("repair/exists", f"{shown(str(out))} is there already, and nothing is overwritten; name a new folder.")
+    if is_mlx(adapter):
+        from safetensors.numpy import save_file
+
+        config, arrays = converted(adapter)
+        changed = [
+            f"{len(arrays)} factors of mlx-lm transposed and renamed as PEFT has them, and lora_alpha set to scale x rank = {config['lora_alpha']:g}."
+        ]
+        with _new_folder(adapter, out, config, changed) as work:
+            save_file(arrays, work / "adapter_model.safetensors", metadata={"format": "pt"})
+        return changed
     facts, record = file_facts(base, adapter), recorded(adapter)
     if facts.kind != "lora":
         raise ModelError("repair/kind", f"{shown(adapter.name)} is no LoRA adapter, and only those can be mended.")
@@ -47,23 +59,30 @@ def repair(base: Located, adapter: Located, out: Path) -> list[str]:
         f"{key} is {value}, as training recorded (it was {shown(str(config.get(key)), 40)})." for key, value in scale.items()
     ]
     changed += [f"{len(names)} keys renamed: {', '.join(facts.renames)}."] if names else []
+    with _new_folder(adapter, out, {**config, **scale}, changed) as work:
+        for path in weight_files(adapter, "adapter_model"):
+            _write(path, work / path.name, names)
+    return changed
+
+
+@contextmanager
+def _new_folder(adapter: Located, out: Path, config: Mapping[str, Any], changed: Sequence[str]) -> Iterator[Path]:
+    """A folder beside `out` that becomes `out` once all is in it: the adapter's texts, `config`, the mark, and what the caller writes."""
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
         for path in adapter.path.iterdir():
             if path.is_file() and path.suffix in _COPIED:
                 shutil.copyfile(path, work / path.name)
-        write_json(work / "adapter_config.json", {**config, **scale})
+        write_json(work / "adapter_config.json", config)
         write_json(work / MARK, {"repaired_from": adapter.name, "changes": changed})
-        for path in weight_files(adapter, "adapter_model"):
-            _write(path, work / path.name, names)
+        yield work
         work.chmod(0o755)
         work.rename(out)
     except OSError as error:
         raise cannot_write(out, error) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return changed
 
 
 def _scale(config: Mapping[str, Any], record: Recorded | None) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def _refused(seen: Seen) -> list[Block]:
     if found:
         blocks += [
             Heading("What was wrong"),
-            Bullets([f"{f.code}, {f.title}: {' '.join(map(sentence, f.because))}" for f in found]),
+            Bullets([f"{f.code}, {f.title}: {_told(e, f.because)}" for f in found]),
         ]
     if actions:
         blocks += [Heading("What to do first"), *_action(e, actions[0])]
@@ -122,7 +122,7 @@ def trust(seen: Seen) -> list[Block]:
             ({"ok": True, "failed": False, None: None}[c.status], sentence(control_line(name, c)))
             for name, c in e.comparisons.controls.items()
         ]
-    lines += [_integrity(f) for f in e.findings if f.code[0] in "ABC" and f.status != "unknown"]
+    lines += [_integrity(e, f) for f in e.findings if f.code[0] in "ABC" and f.status != "unknown"]
     open_ = [line for line in lines if line[0] is not True]
     passed = [line for line in lines if line[0] is True]
     blocks: list[Block] = [Text("Each check has an answer that is known beforehand; one that fails refuses the comparison.", "how")]
@@ -132,9 +132,15 @@ def trust(seen: Seen) -> list[Block]:
     return blocks if lines else []
 
 
-def _integrity(f: Finding) -> tuple[bool | None, str]:
+def _integrity(e: Evidence, f: Finding) -> tuple[bool | None, str]:
     spoken = f.against if f.status == "absent" else f.because
-    return f.status == "absent", f"{f.code}, {f.title}: {sentence(spoken[0]) if spoken else f.status}"
+    return f.status == "absent", f"{f.code}, {f.title}: {_told(e, spoken[:1])}"
+
+
+def _told(e: Evidence, lines: Sequence[str]) -> str:
+    """What speaks for or against a cause; of a refused comparison no sentence that gives a perplexity."""
+    kept = [line for line in lines if e.refusal is None or "perplexity" not in line.lower()]
+    return " ".join(map(sentence, kept)) or ("Withheld: the comparison is refused." if lines else "-")
 
 
 @section("power", "What could have been seen")
@@ -402,7 +408,7 @@ def diagnosis(seen: Seen) -> list[Block]:
         )
     if e.findings:
         rows = [
-            [f"{f.code} {f.title}", f.status, f.certainty, " ".join(map(sentence, [*f.because, *f.against])) or "-"]
+            [f"{f.code} {f.title}", f.status, f.certainty, _told(e, [*f.because, *f.against])]
             for f in e.findings
         ]
         counts = ", ".join(f"{sum(f.status == status for f in e.findings)} {status}" for status in ("present", "absent", "unknown"))
@@ -417,7 +423,7 @@ def _action(e: Evidence, action: Action, titled: bool = False) -> list[Block]:
     ahead = e.curve.twice_as_long if e.curve and "training.epochs=" in action.command and e.refusal is None else None
     if ahead:
         lines.append(f"Expected gain: {sentence(ahead)}")
-    lines.append(f"Cost: {cost(e, action)}")
+    lines.append(f"Cost of the command: {cost(e, action)}")
     return [*([] if titled else [Text(action.action)]), Bullets(lines), Code(action.command)]
 
 
@@ -491,6 +497,8 @@ def _training(e: Evidence) -> list[list[str]]:
 
 def _limits(e: Evidence) -> list[str]:
     sources = e.splits["test"].sources
+    if e.refusal is not None:
+        return ["Nothing is known yet about the fine-tune itself."]
     lines = [
         f"The result speaks of text like the {plural(e.splits['test'].documents, 'held-out document')} from {plural(sources, 'source')}, in one language and by one author."
     ]

@@ -37,7 +37,9 @@ def measure(phrase: str) -> Callable[[Callable[[str], float | None]], Measure]:
     """Declare a style measure under its function's name."""
 
     def declare(function: Callable[[str], float | None]) -> Measure:
-        MEASURES.append(Measure(function.__name__, phrase, lru_cache(maxsize=4096)(function)))  # the same voices are asked for again
+        MEASURES.append(
+            Measure(function.__name__, phrase, lru_cache(maxsize=4096)(function))
+        )  # every judgement asks the same voices
         return MEASURES[-1]
 
     return declare

@@ -1,0 +1,50 @@
+"""The texts of tokens that the page colours: one a scored token, and together with the head the document."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from galvan.measure.scoring import score, write_pieces
+from galvan.payload import Pair
+from galvan.rundir import Document
+from models_for_tests import byte_tokenizer, tiny_llama
+
+WITH, WITHOUT = byte_tokenizer(), byte_tokenizer(bos=False)
+
+
+def rows(path: Path, tokenizer: Any, documents: list[Document], **more: bool) -> list[dict[str, Any]]:
+    write_pieces(path / "pieces.parquet", tokenizer, documents, **more)
+    found: list[dict[str, Any]] = pq.read_table(path / "pieces.parquet").to_pylist()
+    return found
+
+
+@pytest.mark.parametrize("tokenizer", [WITH, WITHOUT], ids=["bos", "no bos"])
+@pytest.mark.parametrize("score_eos", [False, True])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text(st.characters(codec="utf-8"), min_size=3, max_size=30))
+def test_head_and_pieces_are_the_text_and_one_a_scored_token(tmp_path: Path, tokenizer: Any, score_eos: bool, text: str) -> None:
+    document = Document("a", text, "s", 0)
+    row = rows(tmp_path, tokenizer, [document], score_eos=score_eos)[0]
+    assert len(row["pieces"]) == len(text.encode()) - (tokenizer is WITHOUT)
+    if tokenizer is WITH or len(text[0].encode()) == 1:  # else the first token is a part of a character
+        assert row["head"] + "".join(row["pieces"]) == text
+
+
+def test_pieces_are_as_many_as_the_scores_and_a_character_of_three_tokens_is_the_first_ones(tmp_path: Path) -> None:
+    documents = [Document("a", "He said “no”.", "s", 0), Document("b", "Plain words.", "s", 1)]
+    found = rows(tmp_path, WITH, documents)
+    scored = score(tiny_llama(), WITH, documents, "base", "test", 512)
+    assert [len(r["pieces"]) for r in found] == [s.n_tokens for s in scored] and [r["document"] for r in found] == ["a", "b"]
+    assert found[0]["pieces"][8:11] == ["“", "", ""] and found[0]["head"] == ""
+
+
+def test_of_a_document_with_a_prompt_the_prompt_is_the_head(tmp_path: Path) -> None:
+    document = Document("a", "No.", "s", 0, payload=Pair("Say no.\n", "No."))
+    row = rows(tmp_path, WITH, [document])[0]
+    assert row["head"].endswith("Say no.\n") and "".join(row["pieces"]) == "No."
