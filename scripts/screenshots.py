@@ -31,8 +31,8 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         for theme in ("light", "dark"):
             shoot(browser, asked.run, f"report-{theme}", theme, WIDTH)
-            shoot(browser, asked.run, f"report-documents-{theme}", theme, WIDTH, "documents")
-            shoot(browser, asked.run, f"report-style-{theme}", theme, WIDTH, "style")
+        shoot(browser, asked.run, "report-documents", "light", WIDTH, "documents")
+        shoot(browser, asked.run, "report-style", "dark", WIDTH, "style")
         shoot(browser, asked.run, "report-phone", "light", PHONE)
         if asked.refused is not None:
             shoot(browser, asked.refused, "report-refused", "light", WIDTH)

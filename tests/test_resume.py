@@ -169,7 +169,12 @@ def test_a_finished_run_is_reused_whole_and_says_so(place: Path, undisturbed: di
 def test_a_change_redoes_the_stages_that_depend_on_it_and_no_others(place: Path) -> None:
     again(place)
     assert reused(again(place, "--set", "evaluation.margin_nats=0.02")) == list(STAGES)
-    assert reused(again(place, "--set", "data.minimum_words=4")) == ["train", "check", "score", "generate"]  # the same documents come out of it
+    assert reused(again(place, "--set", "data.minimum_words=4")) == [
+        "train",
+        "check",
+        "score",
+        "generate",
+    ]  # the same documents come out of it
     assert reused(again(place, "--set", "training.checkpoint_seconds=60")) == ["train", "check", "score", "generate"]
     assert reused(again(place, "--set", "evaluation.context_tokens=32")) == ["prepare", "train", "check", "generate"]
     assert reused(again(place, "--set", "training.learning_rate=2e-2")) == ["prepare"]

@@ -215,7 +215,9 @@ def test_documents_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert [d.n_bytes for d in documents] == [7, 0]
     written = list(read_rows(tmp_path / "d.jsonl"))
     assert [row | {"payload": None, "parent": None} for row in written] == [dataclasses.asdict(d) for d in documents]
-    assert not any("payload" in row or "parent" in row for row in written)  # plain text is written as it was before there were other shapes
+    assert not any(
+        "payload" in row or "parent" in row for row in written
+    )  # plain text is written as it was before there were other shapes
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:

@@ -444,8 +444,11 @@ def main() -> None:
     try:
         _main()
     except SystemExit as leaving:
-        distributed.end(leaving.code if isinstance(leaving.code, int) else errors.EXIT_DONE)
-        raise
+        code = leaving.code if isinstance(leaving.code, int) else errors.EXIT_DONE
+        distributed.end(code)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # before the others: a launcher ends all as soon as one is gone, and is to report this one
 
 
 def _main() -> NoReturn:

@@ -437,7 +437,7 @@ def how_measured(e: Evidence) -> str:
 
 def files(e: Evidence) -> str:
     known = [
-        ("verdict.json", "this result for machines", True), ("findings.json", "every cause with its evidence", True),
+        ("report.html", "this result to look at: opens offline, in any browser", True), ("verdict.json", "this result for machines", True), ("findings.json", "every cause with its evidence", True),
         ("comparisons.json", "gains, intervals and controls", e.comparisons is not None), ("scores.parquet", "likelihoods "
             "by document and token", e.comparisons is not None),
         ("integrity.json", "what the check "

@@ -207,7 +207,7 @@ def score(value: float, interval: Interval | None, label: str) -> Markup:
     low, high = max(-1.0, min(ends)) - 0.08, min(2.0, max(ends)) + 0.08
 
     def x(v: float) -> float:
-        return 20 + (min(high, max(low, v)) - low) / (high - low) * (WIDTH - 40)
+        return float(20 + (min(high, max(low, v)) - low) / (high - low) * (WIDTH - 40))
 
     marks = [_line(20, 40, WIDTH - 20, 40, "axis", "#555")]
     for place, name in ((0.0, "0, the base"), (1.0, "1, the author")):

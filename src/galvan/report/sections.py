@@ -407,10 +407,7 @@ def diagnosis(seen: Seen) -> list[Block]:
             )
         )
     if e.findings:
-        rows = [
-            [f"{f.code} {f.title}", f.status, f.certainty, _told(e, [*f.because, *f.against])]
-            for f in e.findings
-        ]
+        rows = [[f"{f.code} {f.title}", f.status, f.certainty, _told(e, [*f.because, *f.against])] for f in e.findings]
         counts = ", ".join(f"{sum(f.status == status for f in e.findings)} {status}" for status in ("present", "absent", "unknown"))
         families = "; ".join(f"{letter}: {name.lower()}" for letter, name in FAMILIES.items())
         table = Table(f"Every cause. {families}", ["Cause", "Status", "Certainty", "Evidence"], rows)

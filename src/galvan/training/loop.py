@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from galvan import distributed
 from galvan.data.tokens import TokenRow
@@ -160,19 +160,6 @@ def batch_gradient(
     return loss
 
 
-def _require_true_loss(model: nn.Module, row: TokenRow, settings: Training, chunked: bool, unpadded: bool) -> None:
-    """E11 and E13, of the very function that the steps call; the gradients that it leaves are dropped."""
-
-    def loss(model: nn.Module, input_ids: Tensor, labels: Tensor) -> Tensor:
-        part = TokenRow(row.id, input_ids[0].cpu().numpy(), labels[0].cpu().numpy())
-        with torch.enable_grad():
-            mean = batch_gradient(model, [part], settings.batch_size, chunked, settings.packing, unpadded)
-        return torch.tensor(mean * part.n_supervised)
-
-    require_true_loss(model, row, loss)
-    model.zero_grad(set_to_none=True)
-
-
 def is_out_of_memory(error: Exception) -> bool:
     """True for what torch raises where a device or the machine has no memory left; on a CPU that is a plain RuntimeError."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
@@ -244,7 +231,8 @@ def train(
         require_reset(model)
     if settings.packing or unpadded:
         require_masked_seams(collate_packs([list(first_epoch[: settings.batch_size])], torch.device("cpu")))
-    _require_true_loss(model, next(row for row in first_epoch if row.n_supervised), settings, chunked, unpadded)
+    of_a_row = next(row for row in first_epoch if row.n_supervised)
+    require_true_loss(model, of_a_row, lambda one, ids, labels: sum_nll(one, ids, labels, chunked))  # the name that the steps call
     per_epoch, steps = steps_per_epoch(len(first_epoch), settings), total_steps(len(first_epoch), settings)
     evaluate_after = {round(steps * k / settings.evaluations) for k in range(1, settings.evaluations + 1)}
 
