@@ -316,7 +316,7 @@ def _random_b(identity: Identity, result: Gain) -> str | None:
 
 
 def _shuffled_author(scores: Scores, floor: float, margin: float) -> Control:
-    return Control(None, "Style is not measured in this run, so there is nothing for shuffled text to fool.")
+    return Control(None, "Style was not measured in this run, so there is nothing for shuffled text to fool.")
 
 
 def _shuffled_text(scores: Scores, floor: float, margin: float) -> Control:

@@ -226,19 +226,24 @@ def test_the_keyboard_alone_reaches_every_link_and_opens_every_fold(chromium: An
     opened.context.close()
 
 
+# Of the like many, a few are enough: axe takes a minute for all.
+FEW_OF_EACH = """for (const [of, n] of [['.passage', 24], ['.tokens', 24], ['tbody', 6], ['.losses', 6], ['.checks', 6]])
+  document.querySelectorAll(of).forEach(e => [...e.children].slice(n).forEach(child => child.remove()));
+[...document.querySelectorAll('details details')].slice(4).forEach(e => e.remove())"""
+
+
 @in_browser
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_no_serious_fault(chromium: Any, report: Path, theme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed").Axe()
     opened = Opened(chromium, report, color_scheme=theme)
+    opened.page.evaluate(FEW_OF_EACH)
     opened.open_all()
-    found = axe.run(opened.page).response["violations"]
-    assert [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")] == []
-    opened.page.evaluate(
-        "document.querySelector('.how').style.color = '#888'; document.querySelector('svg').removeAttribute('role')"
-    )
-    opened.page.evaluate("document.querySelector('p.how').style.background = '#999'")
-    assert "color-contrast" in {v["id"] for v in axe.run(opened.page).response["violations"]}
+    found = axe.run(opened.page).response
+    assert [(v["id"], v["nodes"][0]["html"]) for v in found["violations"] if v["impact"] in ("serious", "critical")] == []
+    opened.page.evaluate("document.querySelector('p.how').style = 'color: #888; background: #999'")
+    found = axe.run(opened.page, context="p.how", options={"runOnly": ["color-contrast"]}).response
+    assert [v["impact"] for v in found["violations"]] == ["serious"]
     opened.context.close()
 
 

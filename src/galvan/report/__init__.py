@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from galvan.app.ratings import ratings as ratings_of
-from galvan.compare import Comparisons, compare
+from galvan.compare import Comparisons, Control, compare
 from galvan.compare_seeds import compare_seeds
 from galvan.copying.run import Copying, judge_copying
 from galvan.diagnosis.catalogue import Finding, diagnose, refusal
@@ -19,7 +19,7 @@ from galvan.report.analysis import analysis
 from galvan.report.evidence import Evidence, gather
 from galvan.report.picture import power_svg
 from galvan.rundir import read_documents, write_json, write_text
-from galvan.style.run import style_of_run
+from galvan.style.run import RunStyle, style_of_run
 
 __all__ = ["Judged", "judge"]
 
@@ -64,10 +64,14 @@ def judge(folder: Path) -> Judged:
         comparisons = _compared(folder, e)
     copying = _copying(folder, e, comparisons)
     excess = copying.originality.excess.answer if copying.originality else "not measurable"
+    style = style_of_run(folder, None if excess == "not measurable" else excess == "excess copying")
+    if comparisons is not None and style is not None:
+        known = {**comparisons.controls, "shuffled_author": _shuffled_author(style)}
+        comparisons = dataclasses.replace(comparisons, controls=known)
     e = dataclasses.replace(
         e,
         comparisons=comparisons,
-        style=style_of_run(folder, None if excess == "not measurable" else excess == "excess copying"),
+        style=style,
         copying=copying,
         retention=judge_retention(folder, e.recipe.evaluation.forgetting_percent),
         ratings=ratings_of(folder),
@@ -92,6 +96,14 @@ def judge(folder: Path) -> Judged:
     write_text(folder / "report.html", page.page(page.gather(folder, e, verdict)))
     write_json(folder / "verdict.json", verdict)
     return Judged(folder, verdict, e)
+
+
+def _shuffled_author(style: RunStyle) -> Control:
+    """Style's own check on the author's words shuffled. Where they are not vetoed style is not measurable, which refuses no likelihoods."""
+    asked = [check for check in style.style.validity if check.name == "shuffled words"]
+    if not asked:
+        return Control(None, f"Style was not measurable, so its check on shuffled text was not made. {style.style.reason}")
+    return Control("ok" if asked[0].ok else None, f"{asked[0].says}.")
 
 
 def _copying(folder: Path, e: Evidence, comparisons: Comparisons | None) -> Copying:

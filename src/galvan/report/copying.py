@@ -17,11 +17,12 @@ def copying_line(found: Copying) -> str:
     spans = found.originality
     if spans is None:
         return sentence(found.reason or "not measured")
-    known = {s.set: s.longest_max if s.set == HUMAN else s.longest_of_all for s in spans.sets}  # held-out text is plenty
-    longest = ", ".join(f"{name} {words} words" for name, words in known.items() if words is not None)
+    longest_of = {s.set: s.longest_max if s.set == HUMAN else s.longest_of_all for s in spans.sets}  # held-out text is plenty
+    longest = ", ".join(f"{name} {words} words" for name, words in longest_of.items() if words is not None)
     flagged = f"; {plural(len(spans.flagged), 'single text')} with a copy" if spans.flagged else ""
-    by_heart = "; training text is learned by heart" if found.membership and found.membership.memorising else ""
-    return f"{sentence(spans.excess.answer + by_heart + flagged)} Longest run shared with the training text: {longest}."
+    known = found.membership
+    recognised = f"; training text is recognised (AUC {known.auc:.2f} against held-out text)" if known and known.memorising else ""
+    return f"{sentence(spans.excess.answer + recognised + flagged)} Longest run shared with the training text: {longest}."
 
 
 def copying_section(e: Evidence) -> str:
