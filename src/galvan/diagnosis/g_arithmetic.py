@@ -20,14 +20,15 @@ UNEXPLAINED = "how the reported perplexities were computed; no way that is known
 
 
 def _own(facts: Facts, code: str) -> str | None:
-    """What a wrong formula would have given for the base, beside what this run gives."""
+    """How far a wrong formula would have been off for the base. A share, no perplexity: a refused comparison shows none."""
     scored = run(facts).scored
     if scored is None or "base" not in scored.arms:
         return None
     sums = scored.arms["base"]
     wrong = [way for way in ways(sums) if way.code == code]
-    first = f"; {wrong[0].formula} would give {wrong[0].perplexity:.4f}" if wrong else ""
-    return f"Base perplexity {sums.perplexity():.4f} is exp(sum of NLL / number of targets){first}."
+    off = 100 * (wrong[0].perplexity / sums.perplexity() - 1) if wrong else 0.0
+    first = f"; {wrong[0].formula} would be off by {off:+.4f} %" if wrong else ""
+    return f"The base's perplexity is exp(sum of NLL / number of targets){first}."
 
 
 def _arithmetic(facts: Facts, code: str, *more: str | None) -> Answer:

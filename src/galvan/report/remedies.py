@@ -26,6 +26,7 @@ LARGE_BATCH, USUAL_BATCH = 32, 16
 BITS_PER_PARAMETER = 2
 OWN_REMEDY = frozenset(["D05", "D06", "D07", "D11", "D12", "G08", "G09", "G10", "I01"])  # a function below knows more of these
 AFTERWARDS = frozenset(["G12", "I02", "I03"])  # judgements of the outcome, which the remedies before them may change
+_COMMAND = re.compile(r"`(galvan [^`]+)`")  # a remedy names its own where it has one
 _PLAIN_NAME = re.compile(r"[\w][\w.-]*(/[\w.-]+)?(@[\w./-]+)?", re.ASCII)
 
 
@@ -63,7 +64,7 @@ def _mend(e: Evidence, findings: Sequence[Finding]) -> list[Action]:
             sentence(f.remedy),
             sentence(f"{f.code} is present: {f.because[0] if f.because else f.title}"),
             sentence(f.settle),
-            check,
+            named[1] if e.refusal is None and (named := _COMMAND.search(f.remedy)) else check,
         )
         for f in findings
         if f.status == "present"
