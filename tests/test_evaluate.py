@@ -166,7 +166,7 @@ def test_score_refuses_the_dead_adapter_and_scores_the_live_one(base: Path, data
     from galvan.models import Located, load_tuned
     from galvan.recipe import Model
     from galvan.rundir import Document
-    from galvan.training.loop import evaluate_rows
+    from galvan.training.gradients import evaluate_rows
 
     rows = training_rows(
         AutoTokenizer.from_pretrained(base), [Document(str(i), t, "s", i) for i, t in enumerate(DOCUMENTS)], None, learn_eos=False

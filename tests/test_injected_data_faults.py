@@ -22,7 +22,7 @@ from galvan.errors import GalvanError
 from galvan.likelihood import sum_nll
 from galvan.rundir import read_json
 from galvan.story import Story
-from galvan.training import loop
+from galvan.training import gradients, loop
 from galvan.training.packing import Pass, collate_packs
 from models_for_tests import byte_tokenizer, save_base, tiny_llama
 
@@ -202,6 +202,6 @@ def test_e11_a_loss_that_shifts_its_labels_twice_stops_the_run(tmp_path: Path, m
     def twice(model: Any, input_ids: torch.Tensor, labels: torch.Tensor, *more: Any) -> torch.Tensor:
         return sum_nll(model, input_ids, torch.roll(labels, -1, dims=1), *more)
 
-    monkeypatch.setattr(loop, "sum_nll", twice)  # in the loop alone: what is checked is what training calls
+    monkeypatch.setattr(gradients, "sum_nll", twice)  # in the steps alone: what is checked is what training calls
     seen = told(tmp_path, TEXTS)
     assert (seen.error, seen.stage, seen.trained) == ("E11", "train", False)

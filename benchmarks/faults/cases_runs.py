@@ -194,16 +194,16 @@ def labels_shifted(place: Place) -> Said:
 @fault("E11")
 def loss_shifted_twice(place: Place) -> Said:
     """The loss itself shifts labels that were shifted already."""
-    from galvan.training import loop
+    from galvan.training import gradients
 
-    original = loop.sum_nll
+    original = gradients.sum_nll
 
     def shifted(model: Any, ids: Any, labels: Any, *rest: Any, **named: Any) -> Any:
         return original(
             model, ids, labels.roll(-1, 1).index_fill(1, labels.new_tensor([labels.shape[1] - 1]), -100), *rest, **named
         )
 
-    with patched(loop, "sum_nll", shifted):
+    with patched(gradients, "sum_nll", shifted):
         return place.run()
 
 

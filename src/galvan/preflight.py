@@ -117,7 +117,7 @@ def preflight(
     `scored_tokens` is what each evaluation on the way scores, `eos` the id of the end-of-text token where ends are learned. `speed`
     measures the device in floating-point operations a second (device, dtype, width); the default times a matrix product.
     """
-    from galvan.training.loop import learning_rate_factor, steps_per_epoch, total_steps
+    from galvan.training.optimizers import learning_rate_factor, steps_per_epoch, total_steps
 
     settings = recipe.training
     steps, per_epoch = total_steps(len(rows), settings), steps_per_epoch(len(rows), settings)
@@ -308,7 +308,7 @@ def measured_speed(device: str, dtype: str, width: int) -> float:
 
 def _memory(size: Size | None, dtype: str) -> Estimate:
     """Weights, gradient and Adam's moments of what trains (12 bytes each), and the activations of one pass."""
-    from galvan.training.loop import TOKENS_PER_PASS
+    from galvan.training.gradients import TOKENS_PER_PASS
 
     if size is None:
         return Estimate(None, "the base's config does not say its size")

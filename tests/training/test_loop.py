@@ -22,9 +22,12 @@ from galvan.likelihood import IGNORE as IGNORED_BY_LOSS
 from galvan.models import add_lora
 from galvan.recipe import Lora, Training, from_text
 from galvan.story import Story
+from galvan.training import gradients as step_gradients
 from galvan.training import loop
-from galvan.training.loop import batch_gradient, build_optimizers, evaluate_rows, learning_rate_factor, train
+from galvan.training.gradients import batch_gradient, evaluate_rows
+from galvan.training.loop import train
 from galvan.training.muon import Muon, orthogonalized
+from galvan.training.optimizers import build_optimizers, learning_rate_factor
 from galvan.training.passes import collate, plan_passes
 from models_for_tests import byte_tokenizer, save_base, tiny_gpt2, tiny_llama, tiny_mistral
 
@@ -100,7 +103,7 @@ def test_rows_are_padded_on_the_right_and_padding_is_never_a_label():
 @pytest.mark.parametrize(("rows_per_pass", "tokens_per_pass"), [(1, 2048), (3, 2048), (10, 2048), (10, 40)])
 def test_loss_and_gradient_are_those_of_one_big_batch_whatever_the_passes(monkeypatch, rows_per_pass, tokens_per_pass, chunked):
     # F01: rows of 2 to 30 targets; a mean of means would weight the short ones up to fifteenfold.
-    monkeypatch.setattr(loop, "TOKENS_PER_PASS", tokens_per_pass)
+    monkeypatch.setattr(step_gradients, "TOKENS_PER_PASS", tokens_per_pass)
     model = tiny_llama()
     expected = plain_mean_nll(model, ROWS)
     expected.backward()
@@ -533,14 +536,14 @@ def test_sigterm_lets_the_step_end_saves_it_and_the_run_goes_on_to_the_same_byte
 
 def memory_for(monkeypatch, tokens):
     """From now on a pass of more than `tokens` positions does not fit."""
-    sum_nll = loop.sum_nll
+    sum_nll = step_gradients.sum_nll
 
     def limited(model, input_ids, *rest):
         if input_ids.numel() > tokens and torch.is_grad_enabled():
             raise torch.OutOfMemoryError("CUDA out of memory")
         return sum_nll(model, input_ids, *rest)
 
-    monkeypatch.setattr(loop, "sum_nll", limited)
+    monkeypatch.setattr(step_gradients, "sum_nll", limited)
 
 
 @pytest.mark.parametrize("unpadded", [True, False])

@@ -16,7 +16,8 @@ from galvan.errors import ModelError
 from galvan.likelihood import sum_nll, supports_chunks, token_nll
 from galvan.recipe import Lora, Training
 from galvan.rundir import read_rows
-from galvan.training.loop import build_optimizers, train
+from galvan.training.loop import train
+from galvan.training.optimizers import build_optimizers
 from galvan.training.passes import collate
 from models_for_tests import tiny_llama
 

@@ -12,8 +12,9 @@ from galvan.data.tokens import IGNORE, TokenRow
 from galvan.errors import ModelError
 from galvan.likelihood import sum_nll
 from galvan.recipe import Training
+from galvan.training.gradients import batch_gradient
 from galvan.training.live_checks import TARGET_TOLERANCE, TOLERANCE, loss_error, padding_error, require_true_loss, target_error
-from galvan.training.loop import batch_gradient, train
+from galvan.training.loop import train
 from galvan.training.packing import (
     Pass,
     collate_packs,

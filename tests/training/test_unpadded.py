@@ -19,7 +19,7 @@ from transformers import (
 from galvan.data.tokens import TokenRow
 from galvan.likelihood import supports_chunks, token_nll
 from galvan.training import loop
-from galvan.training.loop import batch_gradient, evaluate_rows
+from galvan.training.gradients import batch_gradient, evaluate_rows
 from galvan.training.packing import collate_packs
 from galvan.training.passes import plan_unpadded
 from galvan.unpadded import NAME, documents_apart, supports_unpadded

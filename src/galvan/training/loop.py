@@ -8,15 +8,13 @@ and along the way, per document, in evaluation mode: running losses are not comp
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,23 +23,22 @@ from torch import nn
 from galvan import distributed
 from galvan.data.tokens import TokenRow
 from galvan.errors import DataError, ModelError, ResourceError, Terminated
-from galvan.likelihood import IGNORE, causal_lm, sum_nll, supports_chunks, token_nll
+from galvan.likelihood import causal_lm, supports_chunks
 from galvan.progress import Progress, Silent
 from galvan.recipe import Training
 from galvan.rundir import fingerprint, read_rows, write_rows
 from galvan.text import shown
+from galvan.training import gradients
 from galvan.training.checkpoint import load_checkpoint, save_checkpoint
+from galvan.training.gradients import batch_gradient as batch_gradient  # loss_checks measures the name that the steps call
+from galvan.training.gradients import evaluate_rows
 from galvan.training.live_checks import require_true_loss
 from galvan.training.movement import STEPS as WATCHED_STEPS
 from galvan.training.movement import copies, gradient_left, movement
-from galvan.training.muon import Muon
+from galvan.training.optimizers import build_optimizers, learning_rate_factor, steps_per_epoch, total_steps
 from galvan.training.pace import Pace
-from galvan.training.packing import Pass, collate_packs, plan_packed_passes, require_masked_seams, require_reset
-from galvan.training.passes import collate, plan_passes, plan_unpadded
-from galvan.unpadded import documents_apart, supports_unpadded
-
-TOKENS_PER_PASS = 2048
-TOKENS_PER_UNPADDED_PASS = 1024
+from galvan.training.packing import collate_packs, require_masked_seams, require_reset
+from galvan.unpadded import supports_unpadded
 
 RowsOfEpoch = Callable[[int], Sequence[TokenRow]]
 
@@ -56,108 +53,6 @@ class Trained:
     seconds: float
     resumed_at: int
     optimizer_parameters: int
-
-
-def learning_rate_factor(step: int, total: int, settings: Training) -> float:
-    """The learning rate of step `step` (from 0) as a share of its peak: linear warm-up, then the schedule, never quite 0."""
-    warmup = math.ceil(settings.warmup_ratio * total)
-    if step < warmup:
-        return (step + 1) / warmup
-    left = (total - step) / max(1, total - warmup)
-    if settings.schedule == "constant":
-        return 1.0
-    return left if settings.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
-
-
-EIGHT_BIT = {"adamw8bit": "AdamW8bit", "paged_adamw8bit": "PagedAdamW8bit"}
-
-
-def _bitsandbytes(name: str) -> Any:
-    try:
-        import bitsandbytes
-    except ImportError:
-        raise ModelError(
-            "training/no-bitsandbytes",
-            "training.optimizer is in 8 bits, which needs bitsandbytes: pip install 'galvan[qlora]', or set it to adamw.",
-        ) from None
-    return getattr(bitsandbytes.optim, name)
-
-
-def build_optimizers(model: nn.Module, parameters: Mapping[str, nn.Parameter], settings: Training) -> list[torch.optim.Optimizer]:
-    """AdamW for everything, or Muon for the inner matrices and AdamW for embeddings, head and vectors. A group's `factor` times the rate
-    of the step is its own rate (LoRA+)."""
-    inner: list[nn.Parameter] = []
-    if settings.optimizer == "muon":
-        tables = [m for m in model.modules() if isinstance(m, nn.Embedding)] + [causal_lm(model).get_output_embeddings()]
-        outer = {id(table.weight) for table in tables}
-        inner = [p for p in parameters.values() if p.ndim == 2 and id(p) not in outer]
-    taken = {id(p) for p in inner}
-    rest = {name: p for name, p in parameters.items() if id(p) not in taken}
-    groups: list[dict[str, Any]] = [{"params": list(rest.values()), "factor": 1.0}]
-    ratio = settings.lora.b_rate_ratio
-    if settings.method == "lora" and ratio != 1.0:
-        faster = {name: ".lora_B." in name or ".lora_embedding_B" in name for name in rest}
-        groups = [
-            {"params": [p for name, p in rest.items() if faster[name] == b], "factor": ratio if b else 1.0} for b in (False, True)
-        ]
-    kind: Any = functools.partial(torch.optim.AdamW, fused=next(iter(rest.values())).device.type != "mps")
-    if settings.optimizer in EIGHT_BIT:
-        kind = _bitsandbytes(EIGHT_BIT[settings.optimizer])
-    adamw = kind(groups, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay)
-    return [adamw] + ([Muon(inner, lr=settings.learning_rate, weight_decay=settings.weight_decay)] if inner else [])
-
-
-@torch.no_grad()
-def evaluate_rows(model: nn.Module, rows: Sequence[TokenRow], chunked: bool, unpadded: bool = False) -> list[dict[str, Any]]:
-    """NLL sum in nats of every row on its own, in evaluation mode; {"document", "n_tokens", "nll_nats"} in the order of `rows`."""
-    was_training = model.training
-    model.eval()
-    device = next(model.parameters()).device
-    result = []
-    for some in plan_unpadded(rows, TOKENS_PER_UNPADDED_PASS) if unpadded else [[row] for row in rows]:
-        one = collate_packs([some], device)
-        lengths = [len(row.input_ids) for row in some]
-        with documents_apart(model, lengths) if unpadded else nullcontext():
-            nll = token_nll(model, one.input_ids, chunked, one.position_ids if unpadded else None)[0]
-        sums = (nll.double() * (one.labels[0, 1:] != IGNORE)).cpu().tensor_split(np.cumsum(lengths)[:-1].tolist())
-        for row, part in zip(some, sums, strict=True):
-            result.append({"document": row.id, "n_tokens": row.n_supervised, "nll_nats": float(part.sum())})
-    model.train(was_training)
-    return result
-
-
-def batch_gradient(
-    model: nn.Module, batch: Sequence[TokenRow], rows_per_pass: int, chunked: bool, packed: bool = False, unpadded: bool = False,
-    tokens_per_pass: int | None = None, supervised: int | None = None,
-) -> float:  # fmt: skip
-    """Mean NLL in nats over the supervised tokens of `batch`; its gradient is added to the parameters' own.
-
-    Every pass is divided by the tokens of the whole batch, not by its own: the passes cannot change the gradient, packed, padded or not.
-    Where `batch` is this process's part of a larger one, `supervised` are the tokens of all of that.
-    """
-    if not batch:
-        return 0.0
-    budget = tokens_per_pass or (TOKENS_PER_UNPADDED_PASS if unpadded else TOKENS_PER_PASS)
-    device = next(model.parameters()).device
-    supervised = supervised or sum(row.n_supervised for row in batch)
-    loss = 0.0
-    if unpadded:
-        for rows in plan_unpadded(batch, budget):
-            one = collate_packs([rows], device)
-            with documents_apart(model, [len(row.input_ids) for row in rows]):
-                nll = sum_nll(model, one.input_ids, one.labels, chunked, one.position_ids) / supervised
-                torch.autograd.backward(nll)
-            loss += float(nll.detach())
-        return loss
-    if packed:
-        passes = [collate_packs(packs, device) for packs in plan_packed_passes(batch, budget)]
-    else:
-        passes = [Pass(*collate(part, device), None) for part in plan_passes(batch, rows_per_pass, budget)]
-    for one in passes:
-        nll = sum_nll(model, one.input_ids, one.labels, chunked, one.position_ids) / supervised
-        torch.autograd.backward(nll)
-        loss += float(nll.detach())
-    return loss
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -177,15 +72,6 @@ def sigterm_noticed() -> Iterator[Callable[[], bool]]:
         yield lambda: bool(came)
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def steps_per_epoch(n_rows: int, settings: Training) -> int:
-    return math.ceil(n_rows / (settings.batch_size * settings.accumulation))
-
-
-def total_steps(n_rows: int, settings: Training) -> int:
-    """Optimizer steps of the run; the last batch of an epoch may be smaller, none is dropped."""
-    return max(1, math.ceil(settings.epochs * steps_per_epoch(n_rows, settings)))
 
 
 def train(
@@ -232,7 +118,9 @@ def train(
     if settings.packing or unpadded:
         require_masked_seams(collate_packs([list(first_epoch[: settings.batch_size])], torch.device("cpu")))
     of_a_row = next(row for row in first_epoch if row.n_supervised)
-    require_true_loss(model, of_a_row, lambda one, ids, labels: sum_nll(one, ids, labels, chunked))  # the name that the steps call
+    require_true_loss(
+        model, of_a_row, lambda one, ids, labels: gradients.sum_nll(one, ids, labels, chunked)
+    )  # the name that the steps call
     per_epoch, steps = steps_per_epoch(len(first_epoch), settings), total_steps(len(first_epoch), settings)
     evaluate_after = {round(steps * k / settings.evaluations) for k in range(1, settings.evaluations + 1)}
 
@@ -254,7 +142,7 @@ def train(
             f"The processes of this run do not see the same files in {shown(str(folder))}; give them one folder in common.",
         )
     device = next(model.parameters()).device
-    budget = int(position.get("tokens_per_pass", TOKENS_PER_UNPADDED_PASS if unpadded else TOKENS_PER_PASS))
+    budget = int(position.get("tokens_per_pass", gradients.TOKENS_PER_UNPADDED_PASS if unpadded else gradients.TOKENS_PER_PASS))
     trace = [row for row in read_rows(folder / "training.jsonl") if row["step"] <= start] if start else []
     curves = [row for row in read_rows(folder / "curves.jsonl") if row["step"] <= start] if start else []
     if start:
