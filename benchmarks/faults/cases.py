@@ -17,6 +17,7 @@ Inject = Callable[[Place], Said]
 DEVELOPMENT = (Setting("llama", "letters-1", 0), Setting("llama", "letters-2", 1), Setting("llama", "letters-1", 2))
 HELD_OUT = (Setting("mistral", "letters-3", 10), Setting("llama", "docstrings", 11), Setting("mistral", "docstrings", 12))
 EVERYWHERE = (*DEVELOPMENT, *HELD_OUT)
+SOME = (*DEVELOPMENT[:2], *HELD_OUT[:2])  # of each part enough to see whether a case holds
 SPARK = (Setting("spark", "letters-1", 20),)
 
 
@@ -81,6 +82,22 @@ def _add(inject: Inject, code: str, accept: tuple[str, ...], settings: Sequence[
 
 def registered() -> list[Case]:
     """Every case; importing the files of cases registers them."""
-    from benchmarks.faults import cases_files, cases_healthy, cases_live, cases_pairs, cases_runs  # noqa: F401
+    from benchmarks.faults import (  # noqa: F401
+        cases_answers,
+        cases_chats,
+        cases_code,
+        cases_figures,
+        cases_files,
+        cases_healthy,
+        cases_healthy_second,
+        cases_live,
+        cases_merged,
+        cases_pairs,
+        cases_pairs_second,
+        cases_runs,
+        cases_second,
+        cases_seeds,
+        cases_trainers,
+    )
 
     return REGISTRY

@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmarks.faults import scoring
 from benchmarks.faults.cases import registered
 from benchmarks.faults.ground import DEVELOPMENT, HELD_OUT
+from benchmarks.faults.not_injected import NOT_INJECTED
 from benchmarks.faults.remedies import Mended
 from benchmarks.faults.runner import Result
 from benchmarks.faults.scoring import Rate, rate
@@ -83,7 +84,8 @@ def _causes(results: Sequence[Result]) -> str:
     for code in sorted({code for one in by_part for code in one}):
         cells = [one.get(code, (Rate(0, 0), Rate(0, 0))) for one in by_part]
         rows.append([code, *(f"{named.hits}/{named.of} named, {first.hits}/{first.of} first" for named, first in cells)])
-    return "### By cause\n\n" + _table(["cause", *PARTS], rows)
+    left_out = _table(["not put in", "why"], sorted(NOT_INJECTED.items()))
+    return "### By cause\n\n" + _table(["cause", *PARTS], rows) + "\n\n" + left_out
 
 
 def _healthy(results: Sequence[Result]) -> str:
