@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.faults.cases import registered
 from benchmarks.faults.not_injected import NOT_INJECTED
+
 from galvan.diagnosis import causes
 
 

@@ -13,16 +13,16 @@ from benchmarks.faults.place import Place, Said, patched
 @fault("D09", settings=SOME)
 def no_gradient_of_joined_rows(place: Place) -> Said:
     """A fused kernel gives the right loss and, where a pass holds several documents, a gradient of zero."""
-    from galvan.training import loop
+    from galvan.training import gradients
 
-    original = loop.sum_nll
+    original = gradients.sum_nll
 
     def fused(model: Any, ids: Any, labels: Any, chunked: bool, positions: Any = None) -> Any:
         loss = original(model, ids, labels, chunked, positions)
         several = ids.shape[0] > 1 or (positions is not None and int((positions == 0).sum()) > 1)
         return loss.detach() + 0 * loss if several else loss
 
-    with patched(loop, "sum_nll", fused):
+    with patched(gradients, "sum_nll", fused):
         return place.run({"training.epochs": 1.0})
 
 
@@ -145,7 +145,7 @@ def _registered(name: str, attention: Any) -> Any:
 @fault("E09", settings=SOME)
 def loss_across_seams(place: Place) -> Said:
     """The collator of packed rows leaves a label on the first token of every document."""
-    from galvan.training import loop
+    from galvan.training import gradients, loop
 
     original = loop.collate_packs
 
@@ -156,7 +156,7 @@ def loss_across_seams(place: Place) -> Said:
         )
         return one._replace(labels=one.input_ids.where(real.bool(), one.labels))
 
-    with patched(loop, "collate_packs", careless):
+    with patched(loop, "collate_packs", careless), patched(gradients, "collate_packs", careless):
         return place.run({"training.packing": True})
 
 
@@ -195,7 +195,7 @@ def no_mask_in_a_notebook(place: Place) -> Said:
     return place.audit(_sees_everything(place.model()), tuned)
 
 
-@fault("G05", settings=SOME)
+@fault("G05", "compare/tokens", settings=SOME)  # galvan stops there, and says that the counts differ
 def tuned_arm_cut_short(place: Place) -> Said:
     """The tuned arm's texts were cut at a maximum length, the base's were not."""
     import dataclasses
