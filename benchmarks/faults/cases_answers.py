@@ -11,7 +11,7 @@ from benchmarks.faults.cases import SOME, fault
 from benchmarks.faults.commands import audited, checked
 from benchmarks.faults.place import Place, Said, patched
 
-PROMPT = "I have been thinking of what you said to me about the"
+PROMPT = "It was late, and the road went on for miles before"
 WORDS = 16
 
 Generate = Callable[[Any, str], str]
@@ -41,6 +41,8 @@ def greedy(place: Place, past: list[Any] | None = None) -> Generate:
         for _ in range(WORDS):
             out = model(input_ids=given, past_key_values=cache, use_cache=True)
             cache, given = out.past_key_values, out.logits[:, -1:].argmax(-1)
+            if int(given) == tokenizer.eos_token_id:
+                break
             new.append(int(given))
         return str(tokenizer.decode(new))
 
