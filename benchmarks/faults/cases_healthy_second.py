@@ -9,7 +9,7 @@ from benchmarks.faults.cases_answers import PROMPT, greedy, pair
 from benchmarks.faults.cases_chats import SAME, _chat, _pair, rows_of, with_template
 from benchmarks.faults.cases_trainers import with_trainer
 from benchmarks.faults.commands import audited, checked, perplexity, reported
-from benchmarks.faults.place import Place, Said, edit_tensors
+from benchmarks.faults.place import Place, Said, edit_tensors, rename_keys
 
 
 @healthy(SOME)
@@ -108,3 +108,9 @@ def healthy_again(place: Place) -> Said:
         state = {**after, "global_step": done + after["global_step"], "log_history": [*before["log_history"], *later]}
         (second / "trainer_state.json").write_text(json.dumps(state), encoding="utf-8")
     return place.evaluate(second)
+
+
+@healthy(SOME)
+def healthy_keys_with_default(place: Place) -> Said:
+    """The keys are those of model.state_dict(), with `default` in them: PEFT loads them all the same."""
+    return place.evaluate(rename_keys(place.adapter(), lambda n: n.replace(".weight", ".default.weight")))

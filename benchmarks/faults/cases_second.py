@@ -169,9 +169,8 @@ def state_of_a_compiled_model(place: Place) -> Said:
 
 @fault("B01", settings=HELD_OUT)
 def keys_with_the_adapters_name(place: Place) -> Said:
-    """The keys are those of model.state_dict(), with `default` in them, which loading puts in once more."""
-    change = {"lora_A.weight": "lora_A.default.weight", "lora_B.weight": "lora_B.default.weight"}
-    return place.evaluate(rename_keys(place.adapter(), lambda n: next((n.replace(a, b) for a, b in change.items() if a in n), n)))
+    """The keys are those of model.state_dict(), with the adapter's name, `persona`, in them."""
+    return place.evaluate(rename_keys(place.adapter(), lambda n: n.replace(".weight", ".persona.weight")))
 
 
 @fault("B01", settings=HELD_OUT)
