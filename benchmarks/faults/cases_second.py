@@ -261,23 +261,23 @@ def alpha_taken_for_rank(place: Place) -> Said:
 
 @fault("C03", settings=HELD_OUT)
 def merged_into_four_bits(place: Place) -> Said:
-    """A small update was merged into weights of 16 levels a row, and rounded back to that grid; all is saved in float16."""
+    """A small update was merged into weights of 16 levels a row, and rounded back to the same levels; all is saved in float16."""
     import torch
     from peft import PeftModel
 
-    def rounded(model: Any) -> Any:
-        for name, weight in model.named_parameters():
-            if name.endswith("_proj.weight"):
-                step = weight.data.abs().amax(1, keepdim=True) / 7
-                weight.data = (weight.data / step).round().clamp(-8, 7) * step
-        return model
-
     adapter = edit_tensors(place.adapter(), lambda tensors: {n: t * (0.05 if "lora_B" in n else 1) for n, t in tensors.items()})
     base, merged = place.folder / "base", place.folder / "merged"
-    model = rounded(place.model())
-    model.to(torch.float16).save_pretrained(base)
-    model = PeftModel.from_pretrained(model.float(), adapter).merge_and_unload()
-    rounded(model).to(torch.float16).save_pretrained(merged)
+    model = place.model()
+    steps = {n: w.abs().amax(1, keepdim=True) / 7 for n, w in model.state_dict().items() if n.endswith("_proj.weight")}
+
+    def rounded(model: Any) -> Any:
+        for name, weight in model.named_parameters():
+            if name in steps:
+                weight.data = (weight.data / steps[name]).round().clamp(-8, 7) * steps[name]
+        return model
+
+    rounded(model).to(torch.float16).save_pretrained(base)
+    rounded(PeftModel.from_pretrained(model.float(), adapter).merge_and_unload()).to(torch.float16).save_pretrained(merged)
     for folder in (base, merged):
         place.tokenizer().save_pretrained(folder)
     return place.evaluate(merged, base)
