@@ -96,7 +96,6 @@ def registered() -> list[Case]:
         cases_pairs_second,
         cases_runs,
         cases_second,
-        cases_seeds,
         cases_trainers,
     )
 
