@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from galvan.data.neutral import FEWEST
+from galvan.data.neutral import FEWEST, SHARED_RUN
 from galvan.errors import DataError
 from galvan.rundir import SCHEMA_VERSION, read_rows
 from galvan.statistics.ratio import Interval, Ratio, percent_of_perplexity, ratio
@@ -29,6 +29,7 @@ BANDS = (
     (float("inf"), "a different model"),
 )
 FEWEST_DOCUMENTS = 5
+INACTIVE_NATS = 1e-6  # KL on the author's own text: rounding, so the adapter does nothing (METHODS S6.4, C6.3)
 
 Kept = Literal["forgetting", "kept", "not shown"]
 
@@ -101,27 +102,35 @@ def judge_retention(folder: Path, limit_percent: float) -> Retention:
         return Retention(
             SCHEMA_VERSION, None, "Base and tuned were not compared on neutral text in this run.", None, None, tasks, []
         )
-    rows, reason = read_retention(path)
+    rows, reason, n_related = read_retention(path)
     if not rows:
         return Retention(SCHEMA_VERSION, None, reason, None, None, tasks, [])
     neutral, author = change(rows, NEUTRAL), change(rows, AUTHOR)
     answer, why = answer_of(neutral, limit_percent)
     few = neutral is not None and neutral.n_documents < FEWEST
     cautions = [f"Only {neutral.n_documents} neutral documents: {FEWEST} are asked for."] if neutral and few else []
+    if n_related:
+        cautions.append(
+            f"{n_related} neutral documents were left out: {SHARED_RUN} words in a row of each stand in the training text."
+        )
+    if author is not None and author.kl_nats.value <= INACTIVE_NATS:
+        cautions.append("On the author's text base and tuned give every word the same probability: the adapter is not active.")
     return Retention(SCHEMA_VERSION, answer, why, neutral, author, tasks, cautions)
 
 
-def read_retention(path: Path) -> tuple[list[dict[str, Any]], str]:
-    """The rows, and why there is none; DataError where the file is damaged."""
+def read_retention(path: Path) -> tuple[list[dict[str, Any]], str, int]:
+    """The rows, why there is none, and how many neutral documents were left out; DataError where the file is damaged."""
     try:
         table = pq.read_table(path)
         metadata = table.schema.metadata or {}
+        n_related = int(metadata.get(b"n_related", b"0"))
         rows: list[dict[str, Any]] = table.to_pylist()
         if rows:
             _ = [rows[0][name] for name in ("kind", "register", "n_tokens", *_SUMS)]
     except (pa.ArrowException, OSError, KeyError, ValueError):
         raise DataError("run/damaged", f"{path.name}: not readable as retention; delete the file and run again.") from None
-    return rows, metadata.get(b"reason", b"").decode("utf-8") or "No document was compared."
+    reason = metadata.get(b"reason", b"").decode("utf-8") or "No document was compared."
+    return rows, reason, n_related
 
 
 _SUMS = (

@@ -467,14 +467,14 @@ class Story:
 
     def retain(self) -> None:
         """retention.parquet and extraction.parquet, and lm_eval.jsonl where tasks are asked for; nothing where the comparison is refused."""
-        from galvan.data.neutral import neutral_documents
+        from galvan.data.neutral import neutral_documents, unrelated
 
         assert self.tuned is not None
         asked = self.recipe.evaluation
-        neutral = neutral_documents(asked.neutral, self._offsets, self.offline)
-        held_out, train = (
-            _probe(read_documents(self.folder / "data" / f"{name}.jsonl"), PROBE_DOCUMENTS) for name in ("test", "train")
-        )
+        held_out, train = (read_documents(self.folder / "data" / f"{name}.jsonl") for name in ("test", "train"))
+        given = neutral_documents(asked.neutral, self._offsets, self.offline)
+        neutral = unrelated(given, train)
+        held_out, train = (_probe(some, PROBE_DOCUMENTS) for some in (held_out, train))
         stage = Stage(
             self.folder, "retain",
             {
@@ -485,9 +485,11 @@ class Story:
         if self._refused() or self._reuse(stage):
             return
         stage.begin()
-        stage.finish(distributed.together(Story._retain_now, self, neutral, held_out, train))
+        stage.finish(distributed.together(Story._retain_now, self, neutral, len(given) - len(neutral), held_out, train))
 
-    def _retain_now(self, neutral: Sequence[Document], held_out: Sequence[Document], train: Sequence[Document]) -> list[str]:
+    def _retain_now(
+        self, neutral: Sequence[Document], n_related: int, held_out: Sequence[Document], train: Sequence[Document]
+    ) -> list[str]:
         from galvan import models
         from galvan.measure.extraction import extract, write_extraction
         from galvan.measure.lm_eval_tasks import answer_tasks
@@ -522,7 +524,7 @@ class Story:
         names = ["retention.parquet", "extraction.parquet"]
         if distributed.rank():
             return names
-        write_retention(self.folder / "retention.parquet", rows, reason)
+        write_retention(self.folder / "retention.parquet", rows, reason, n_related)
         write_extraction(self.folder / "extraction.parquet", passages)
         (self.folder / "lm_eval.jsonl").unlink(missing_ok=True)
         if asked.lm_eval_tasks:

@@ -12,6 +12,7 @@ import torch
 from scipy.stats import entropy
 from torch.nn import functional as F
 
+from galvan.data.neutral import unrelated
 from galvan.errors import ComparisonRefused
 from galvan.forgetting import band, judge_retention
 from galvan.measure.extraction import extract
@@ -175,6 +176,26 @@ def test_what_was_not_measured_is_null_with_the_reason(tmp_path: Path) -> None:
         "Base and tuned have different tokenizers.",
     )
     assert "Too few neutral documents (3)" in judge_retention(written(tmp_path, [0.1, 0.2, 0.3]), 2.0).reason
+
+
+def test_neutral_text_that_was_trained_on_is_left_out_and_said(tmp_path: Path) -> None:
+    """S6.1: a shared run of 20 words is too much, one of 19 is not."""
+    neutral = [Document(f"n{i}", " ".join(f"n{i}w{k}" for k in range(60)), "plain", i) for i in range(3)]
+    train = [Document(f"t{i}", f"and {' '.join(neutral[i].text.split()[5 : 5 + n])} so", "book", i) for i, n in enumerate((20, 19))]
+    assert [d.id for d in unrelated(neutral, train)] == ["n1", "n2"]
+    folder = written(tmp_path, [0.0] * 60)
+    assert judge_retention(folder, 2.0).cautions == []
+    write_retention(folder / "retention.parquet", compared(tiny_llama(), tiny_llama(seed=1)), None, 4)
+    assert any("4 neutral documents were left out: 20 words" in caution for caution in judge_retention(folder, 2.0).cautions)
+
+
+@pytest.mark.parametrize("tuned", ["fresh", "moved"])
+def test_an_adapter_that_does_nothing_on_the_author_s_text_is_called_inactive(tmp_path: Path, tuned: str) -> None:
+    """S6.4."""
+    adapter = wrap(tiny_llama()) if tuned == "fresh" else move(wrap(tiny_llama()), size=0.3)
+    write_retention(tmp_path / "retention.parquet", compared(tiny_llama(), adapter, "author"))
+    said = [caution for caution in judge_retention(tmp_path, 2.0).cautions if "the adapter is not active" in caution]
+    assert len(said) == (tuned == "fresh")
 
 
 def test_bands_are_those_of_the_specification() -> None:

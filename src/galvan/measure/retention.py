@@ -127,8 +127,10 @@ def _retained(
     ]  # fmt: skip
 
 
-def write_retention(path: Path, rows: Sequence[Retained], reason: str | None = None) -> None:
-    """`retention.parquet`, atomically; without rows it holds the `reason`."""
-    table = pa.Table.from_pylist([dataclasses.asdict(row) for row in rows], schema=SCHEMA.with_metadata({"reason": reason or ""}))
+def write_retention(path: Path, rows: Sequence[Retained], reason: str | None = None, n_related: int = 0) -> None:
+    """`retention.parquet`, atomically; without rows it holds the `reason`. `n_related`: neutral documents left out, for they stand in the
+    training text."""
+    schema = SCHEMA.with_metadata({"reason": reason or "", "n_related": str(n_related)})
+    table = pa.Table.from_pylist([dataclasses.asdict(row) for row in rows], schema=schema)
     with atomic(path) as stream:
         pq.write_table(table, stream, compression="zstd")
