@@ -1,4 +1,4 @@
-"""Copies are told from set phrases: the floor, the test, the flags, and the spans beside their source."""
+"""Copies are told from set phrases: the floor, the test, the flags, and the spans beside their source (METHODS S5.1 to S5.3, S5.6, C5.3, C5.4)."""
 
 from __future__ import annotations
 
@@ -101,6 +101,32 @@ def test_figures_are_those_of_a_case_worked_by_hand() -> None:
     assert (tuned.longest_max, tuned.copied_share) == (9, 9 / 14)
     assert tuned.novelty[2] == 1 - 9 / 13 and tuned.novelty[9] == 1 - 1 / 6 and tuned.novelty[10] == 1.0
     assert (found.excess.answer, found.rows[0].copied_words, found.rows[0].flagged) == ("not measurable", 9, None)
+
+
+def raven(train: list[str], texts: list[str], n: int) -> float:
+    """1 - RAVEN's share of n-grams that are duplicated (McCoy et al. 2023): occurrences, not kinds; a word's score is the size of the
+    smallest n-gram that ends in it and is novel, and n-grams are duplicated at every word whose score is above n. By brute force."""
+    known = {
+        tuple(said[i:j]) for said in map(words, train) for i in range(len(said)) for j in range(i + 1, min(len(said), i + 60) + 1)
+    }
+    duplicated = possible = 0
+    for said in map(words, texts):
+        possible += max(0, len(said) - n + 1)
+        for end in range(1, len(said) + 1):
+            score = next((size for size in range(1, end + 1) if tuple(said[end - size : end]) not in known), end + 1)
+            duplicated += score > n
+    return 1 - duplicated / possible
+
+
+def test_novelty_is_that_of_raven() -> None:
+    """C5.4. Its own test files (numbers for words, four texts, their scores known) were compared by hand too: all equal."""
+    letters = [row.text for row in read("galvan/letters")]
+    train, human = letters[:30], [" ".join(text.split()[:120]) for text in letters[30:45]]
+    texts = copying(train, human, 0.4, 25)
+    found = judge_sets(named(train, "d"), {TUNED: named(texts, "t")}).of(TUNED)
+    assert found is not None and found.novelty[10] < 1
+    for n, share in found.novelty.items():
+        assert share == pytest.approx(raven(train, texts, n), abs=1e-12)
 
 
 def test_a_span_shows_exact_characters_and_its_source_with_what_stands_around_it() -> None:

@@ -1,4 +1,4 @@
-"""Matching statistics are exact: brute force, difflib, hand-worked and planted copies."""
+"""Matching statistics are exact: brute force, difflib, pydivsufsort, hand-worked and planted copies (METHODS C5.1, C5.2)."""
 
 from __future__ import annotations
 
@@ -76,6 +76,21 @@ def test_a_planted_copy_is_found_where_it_was_planted_with_its_exact_length(leng
     assert found.lengths[place] == length == found.lengths.max()
     assert (found.documents[place], found.positions[place]) == (document, position)
     assert np.count_nonzero(found.lengths) == length
+
+
+def test_spans_with_planted_copies_are_those_of_pydivsufsort() -> None:
+    """Its maximal common substrings, in numbers for words: the longest from p on is what is left of the longest that covers p."""
+    pydivsufsort = pytest.importorskip("pydivsufsort")
+    rng = np.random.default_rng(7)
+    for length in (5, 17, 60):
+        training, text = rng.integers(0, 40, 400), rng.integers(0, 40, 150)
+        begin = int(rng.integers(0, 400 - length))
+        text[30 : 30 + length] = training[begin : begin + length]
+        expected = np.zeros(150, dtype=int)
+        for place, _, n in pydivsufsort.common_substrings(text, training, limit=1):
+            expected[place : place + n] = np.maximum(expected[place : place + n], np.arange(n, 0, -1))
+        found = matching_statistics([[f"w{i}" for i in training]], [[f"w{i}" for i in text]])[0].lengths
+        assert found.tolist() == expected.tolist() and found[30] >= length
 
 
 @given(st.data())
