@@ -1,7 +1,8 @@
-"""Build the bundled texts `galvan/letters` and `galvan/plain` from their sources in `assets-src/`.
+"""Build the bundled texts `galvan/letters` and `galvan/plain`, and `hands.jsonl`, from their sources in `assets-src/`.
 
 Letters: files A to F, each by one hand; blocks are separated by blank lines, a block that begins with `## ` names the source of
-those that follow, each other block is one snippet. Plain: files of `=== id` lines, each followed by its text.
+those that follow, each other block is one snippet. Plain: files of `=== id` lines, each followed by its text. Hands: further papers of
+five of the six hands, no part of `galvan/letters`: with them each of the five has sixty passages of 150 words (METHODS S4.7).
 
     python scripts/build_texts.py
 """
@@ -51,6 +52,15 @@ def plain() -> list[dict[str, str]]:
     return rows
 
 
+def hands() -> list[dict[str, str]]:
+    """Rows of hand (as the letters' files are named), source and text."""
+    rows = []
+    for path in sorted((SOURCES / "hands").glob("*.txt")):
+        heading, *blocks = re.split(r"\n\s*\n", path.read_text(encoding="utf-8").strip())
+        rows += [{"hand": path.stem, "source": heading.removeprefix("## "), "text": " ".join(block.split())} for block in blocks]
+    return rows
+
+
 def built() -> dict[str, str]:
     """The bundled files by name."""
     table = io.StringIO()
@@ -60,6 +70,7 @@ def built() -> dict[str, str]:
     return {
         "letters.csv": table.getvalue(),
         "plain.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in plain()),
+        "hands.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in hands()),
     }
 
 
@@ -67,7 +78,7 @@ def main() -> None:
     ASSETS.mkdir(parents=True, exist_ok=True)
     for name, content in built().items():
         (ASSETS / name).write_text(content, encoding="utf-8", newline="")
-    print(f"letters.csv: {len(letters())} snippets; plain.jsonl: {len(plain())} documents")
+    print(f"letters.csv: {len(letters())} snippets; plain.jsonl: {len(plain())} documents; hands.jsonl: {len(hands())} paragraphs")
 
 
 if __name__ == "__main__":
