@@ -24,22 +24,25 @@ from galvan.style.others import other_voices
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "style.md"
 AUTHOR, OTHERS = "the letters of the keeper", ("the letters of Isolde Marchmont", "the letters of Ambrose Vell")
-WORDS = 50
+WORDS, LETTERS = 50, 40
 
 
 def bundled() -> dict[str, list[str]]:
     """The author's training, held-out and further passages, base outputs, more of them, and two other hands."""
-    voices = other_voices(())
     base = [piece for row in read("galvan/plain") for piece in passages(row.text, WORDS)]
     base = [base[i] for i in np.random.default_rng(0).permutation(len(base))]
-    return {**letters_of(AUTHOR), "base": base[:70], "more_base": base[70:140], **{name: cut(voices[name]) for name in OTHERS}}
+    return {**letters_of(AUTHOR), "base": base[:70], "more_base": base[70:140], **{name: cut(letters(name)) for name in OTHERS}}
+
+
+def letters(hand: str) -> list[str]:
+    """The letters of a hand without its further papers."""
+    return other_voices(())[hand][:LETTERS]
 
 
 def letters_of(hand: str) -> dict[str, list[str]]:
     """One hand's letters: of every four one trains, two are held out (other hands must be told from them) and one is further text."""
-    letters = other_voices(())[hand]
-    held_out = [letter for i, letter in enumerate(letters) if i % 2]
-    return {"author": cut(letters[0::4]), "held_out": cut(held_out), "further": cut(letters[2::4])}
+    every = letters(hand)
+    return {"author": cut(every[0::4]), "held_out": cut(every[1::2]), "further": cut(every[2::4])}
 
 
 def cut(texts: Sequence[str]) -> list[str]:

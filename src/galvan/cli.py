@@ -214,17 +214,26 @@ def style(
     tuned: Annotated[str, typer.Option("--tuned", metavar="FILE", help="What the tuned model wrote to the same prompts, in the same order.")],
     held_out: Annotated[str | None, typer.Option("--held-out", metavar="FILE", help="Texts of the author that it was not trained on; without them some of --author are set aside.")] = None,
     other: Annotated[list[str] | None, typer.Option("--other", metavar="FILE", help="Another author, to be told from this one; may be repeated.")] = None,
+    without: Annotated[list[str] | None, typer.Option("--without", metavar="LIST", help="Words that shall be no features: pronouns or contractions (English); may be repeated.")] = None,
     column: Column = "text", json: Json = False, offline: Offline = False,
 ) -> None:  # fmt: skip
     """Does it write like the author? Texts from anywhere, no model. Example: galvan style --author a.csv --base b.jsonl --tuned t.jsonl"""
     from galvan.style import judge_style
     from galvan.style.files import read_texts
+    from galvan.style.lists import LISTS
 
     def texts(source: str) -> Any:
         return read_texts(source, column, offline)
 
+    for name in without or ():
+        if name not in LISTS:
+            raise errors.RecipeError(
+                "usage", f"--without {shown(name, 40)}: there is no such list; there are {' and '.join(LISTS)}."
+            )
+    leave_out = frozenset(word for name in without or () for word in LISTS[name])
     others = {source: texts(source).texts for source in other or ()}
-    found = judge_style(texts(author), texts(base), texts(tuned), texts(held_out) if held_out else None, others=others)
+    known = texts(held_out) if held_out else None
+    found = judge_style(texts(author), texts(base), texts(tuned), known, others=others, leave_out=leave_out)
     if json:
         print(found.to_json())
     else:

@@ -11,14 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.spatial.distance import cosine
+from style_worlds import assert_mixtures_score_their_share
 
 from galvan.style import BaseLikelihood, Style, Texts, judge_style
-from galvan.style.explain import cosine_delta, side_by_side
-from galvan.style.files import passages
+from galvan.style.explain import POOLED_WORDS, cosine_delta, delta, side_by_side
+from galvan.style.features import learn
 from galvan.style.guards import base_likelihood, repeat_rate, vetoes
-from galvan.style.others import other_voices
-from galvan.style.samples import Sample, prepare
-from galvan.style.score import author_score, fieller
+from galvan.style.normalise import normalise, tokens
+from galvan.style.others import equal_passages, other_voices
+from galvan.style.samples import Sample, measure_sample, prepare
+from galvan.style.score import author_score, fieller, fit_direction
 from galvan.style.validity import others
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,6 +55,25 @@ def test_the_author_score_is_the_share_of_a_mixture_and_its_interval_covers() ->
                 covered += score.ci95.low <= truth <= score.ci95.high
         assert np.mean(values) == pytest.approx(a, abs=0.05)
         assert 0.90 <= covered / 400 <= 0.98
+
+
+def test_the_author_score_of_mixtures_of_bundled_texts_is_the_share_and_its_interval_covers() -> None:
+    """C4.3 as on the novels: draws from the scores of the keeper's letters that taught nothing and of plain text that taught nothing."""
+    ready = {name: prepare(Texts(SETS[name])) for name in ("author", "held_out", "base", "more_base")}
+    space = learn([*ready["author"].texts, *ready["base"].texts])
+    direction = fit_direction(space.points(ready["author"].texts), space.points(ready["base"].texts))
+    h, q = (measure_sample(ready[name], space, direction).unit_scores for name in ("held_out", "more_base"))
+    assert_mixtures_score_their_share(h, q)
+
+
+def test_new_texts_of_the_base_score_within_the_noise_that_is_stated_nineteen_times_in_twenty() -> None:
+    rng = np.random.default_rng(2)
+    within = 0
+    for _ in range(1000):
+        score = author_score(rng.gamma(2, 1, 50), rng.gamma(2, 1, 40), rng.gamma(2, 1, 40) + 3)
+        assert score.value is not None and score.noise is not None
+        within += abs(score.value) <= score.noise
+    assert 930 <= within <= 970
 
 
 def test_fieller_s_ends_are_where_the_ratio_is_just_not_refused() -> None:
@@ -150,12 +171,14 @@ def test_the_author_s_own_hand_under_another_name_fails_the_check_and_a_farther_
     assert near.ok is False and "same" in near.says
 
 
-def test_a_hand_gives_as_many_passages_of_the_judged_length_as_it_has() -> None:
-    """METHODS asks for five sets of sixty: six hands have them up to 100 words a passage, nearly (see others.py)."""
-    voices = {name: some for name, some in other_voices(()).items() if name in HANDS}
-    assert len(voices) == 6
-    for words, fewest in ((50, 60), (100, 55), (150, 40)):
-        assert all(len(passages(" ".join(texts), words)) >= fewest for texts in voices.values())
+@pytest.mark.parametrize("words", [50, 100, 150])
+def test_five_other_hands_have_sixty_passages_of_whatever_length_is_judged(words: int) -> None:
+    """METHODS S4.7: five sets of sixty, of the common length, which is 150 words at most. They follow one another and share no word."""
+    voices = {name: equal_passages(texts, words) for name, texts in other_voices(()).items() if name in HANDS}
+    assert sorted(map(len, voices.values()))[-5:] == [60] * 5 and len(voices) == 6
+    assert {len(tokens(piece)) for pieces in voices.values() for piece in pieces} <= {words, words + 1, words + 2}  # a hyphen joins
+    for name, pieces in voices.items():
+        assert " ".join(normalise(other_voices(())[name])).startswith(" ".join(pieces))
 
 
 HANDS = [name for name in other_voices(()) if "letters" in name]
@@ -163,7 +186,7 @@ HANDS = [name for name in other_voices(()) if "letters" in name]
 
 @pytest.mark.parametrize("hand", [HANDS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in HANDS[1:])])
 def test_shuffled_and_repeated_text_of_every_hand_is_vetoed(hand: str) -> None:
-    letters = bundled.cut(other_voices(())[hand])
+    letters = bundled.cut(bundled.letters(hand))
     rng = np.random.default_rng(0)
     spoiled = {
         "coherence": [bundled.shuffle_words(text, rng) for text in letters[1::3]],
@@ -172,6 +195,12 @@ def test_shuffled_and_repeated_text_of_every_hand_is_vetoed(hand: str) -> None:
     for veto, texts in spoiled.items():
         assert veto in judge_style(letters[0::3], SETS["base"], texts, letters[2::3], others={}).vetoes
     assert judge_style(letters[0::3], SETS["base"], letters[1::3], letters[2::3], others={}).vetoes == ()
+
+
+def test_another_author_with_too_few_texts_is_not_asked_and_that_is_said() -> None:
+    few = judge_style(SETS["author"], SETS["base"], SETS["further"], SETS["held_out"], others={"a.csv": SETS["base"][:9]})
+    assert any(caution.startswith("a.csv has fewer than 10 texts") for caution in few.cautions)
+    assert "of 8 other voices of " in next(check.says for check in few.validity if check.name == "other voices")
 
 
 # ---- guards ----
@@ -203,6 +232,8 @@ def test_the_base_s_likelihood_vetoes_text_that_is_as_strange_as_shuffled_words_
     held, shuffled = rng.normal(3.5, 0.2, 60), rng.normal(6, 0.2, 60)
     for mean, ok in ((3.4, True), (6.1, False), (1.0, False)):
         assert base_likelihood(BaseLikelihood(rng.normal(mean, 0.2, 50).tolist(), held.tolist(), shuffled.tolist())).ok is ok
+    fifth = np.where(np.arange(50) % 5, 3.4, 9.0)  # one text in five is gibberish: the median would not know, the mean does
+    assert base_likelihood(BaseLikelihood(fifth.tolist(), held.tolist(), shuffled.tolist())).ok is False
     assert base_likelihood(None).ok is None
 
 
@@ -229,7 +260,7 @@ def test_texts_of_other_prompts_are_not_paired() -> None:
 
 
 def test_a_base_that_writes_like_the_author_leaves_nothing_to_measure() -> None:
-    letters = bundled.cut(other_voices(())[bundled.AUTHOR])
+    letters = bundled.cut(bundled.letters(bundled.AUTHOR))
     same = judge_style(letters[0::3], letters[1::3], letters[1::3][::-1], letters[2::3], others={})
     assert same.closer == "not measurable" and same.author_score is None
     assert any(check.name == "base against author" and check.ok is False for check in same.validity)
@@ -313,6 +344,33 @@ def test_cosine_delta_equals_scipy_and_short_pools_have_none(found: dict[str, St
     a, b = rng.normal(size=150), rng.normal(size=150)
     assert cosine_delta(a, b) == pytest.approx(cosine(a, b), abs=1e-12)
     assert found["further letters of the author"].delta is None  # about 2,000 words
+
+
+def test_cosine_delta_of_pooled_texts_is_that_of_faststylometry_s_z_scores() -> None:
+    """C4.5: R's stylo is not to be had here; faststylometry counts, and standardises, by itself. Its n - 1 leaves a cosine as it is."""
+    stylometry = pytest.importorskip("faststylometry.burrows_delta")
+    from faststylometry import Corpus
+
+    author, base = SETS["author"], SETS["base"]
+    pools = {"author": SETS["held_out"], "base": SETS["more_base"], "tuned": SETS["further"] + SETS["author"]}
+    ready = {name: prepare(Texts(texts)).texts for name, texts in {"known": [*author, *base], **pools}.items()}
+    space = learn(ready["known"])
+    sets = [measure_sample(prepare(Texts(ready[name])), space, np.zeros(space.mean.size)) for name in pools]
+    found = delta(space, *sets)
+    assert found is not None and found.words >= POOLED_WORDS
+
+    single = [f"{i:03}" for i in range(len(ready["known"]))]
+    known = Corpus(single, single, [list(tokens(text)) for text in ready["known"]])
+    pooled = Corpus(list(pools), list(pools), [[w for text in ready[name] for w in tokens(text)] for name in pools])
+    for corpus in (known, pooled):
+        stylometry.set_top_tokens(corpus, list(space.words))
+        stylometry.get_token_counts(corpus)
+        stylometry.get_token_counts_by_author(corpus)
+        stylometry.get_token_proportions(corpus)
+    z = np.asarray(stylometry.get_author_z_scores(pooled, known))
+    of = {name: z[:, pooled.all_unique_authors.index(name)] for name in pools}
+    assert found.base == pytest.approx(cosine(of["base"], of["author"]), abs=1e-9)
+    assert found.tuned == pytest.approx(cosine(of["tuned"], of["author"]), abs=1e-9)
 
 
 def test_pairs_are_the_median_the_best_and_the_worst_by_score(found: dict[str, Style]) -> None:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from galvan.style import MEASURES
 from galvan.style.features import CLIP, learn
+from galvan.style.lists import LISTS
 from galvan.style.measures import mattr, mtld, sentence_lengths
-from galvan.style.normalise import distorted, first_words, normalise, tokens, typography
+from galvan.style.normalise import distorted, first_words, normalise, tokens, typography, unlike
 
 TEXT = 'He came, he saw; he wrote: "No!" \u2014 and why? Because. The sea was calm.'
 BY_NAME = {measure.name: measure for measure in MEASURES}
@@ -51,6 +52,15 @@ def test_the_type_is_reported_as_it_came() -> None:
         == found.ellipses
         == pytest.approx(1000 / found.words)
     )
+
+
+def test_sets_that_look_different_are_named_with_their_rates_and_equal_ones_are_not() -> None:
+    """The Copperfield case: 43 single quotes in 1,000 words against 29 double ones."""
+    single, double = "'Come,' she said. " + "word " * 40, '"Come," she said. ' + "word " * 40
+    said = unlike({"author": typography([single]), "base": typography([double])})
+    assert [line.split(":")[0] for line in said] == ["straight double quotes", "opening single quotes"]
+    assert "author 0.0, base 46.5" in said[0]
+    assert unlike({"author": typography([single]), "base": typography([single])}) == []
 
 
 def test_words_outside_the_common_ones_are_one_star() -> None:
@@ -140,3 +150,8 @@ def test_names_and_topics_do_not_count_in_character_runs() -> None:
 def test_words_can_be_left_out_of_the_features() -> None:
     texts = ["she said that he had it and she went", "he said that she had it"]
     assert "she" in learn(texts).words and "she" not in learn(texts, frozenset({"she"})).words
+
+
+def test_the_lists_of_words_are_words_as_texts_are_counted_in_them() -> None:
+    for listed in LISTS.values():
+        assert all(tokens(normalise([word])[0]) == (word,) for word in listed)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
@@ -16,9 +19,10 @@ from galvan.data.read import read
 from galvan.errors import DataError
 from galvan.report import judge
 from galvan.report.verdict import exit_code, vetoes
-from galvan.rundir import Document, write_rows
+from galvan.rundir import Document, read_rows, write_rows
 from galvan.style.files import passages, read_texts
 from galvan.style.guards import shuffle_words
+from galvan.style.lists import PRONOUNS
 from galvan.style.others import other_voices
 from galvan.style.run import style_of_run
 from processes import galvan
@@ -60,6 +64,17 @@ def test_the_command_says_what_is_missing_and_ends_with_its_code(place: Path) ->
     assert done.code == 6 and "5 of tuned" in " ".join(done.out.split()) and "Not measurable here" in done.out
     done = galvan("style", "--author", "nowhere.csv", "--base", "base.jsonl", "--tuned", "few.jsonl", cwd=place)
     assert done.code == 3 and done.out == "" and done.err.startswith("error[data/missing]") and done.err.count("\n") == 1
+
+
+def test_words_can_be_left_out_by_list_and_an_unknown_list_is_refused(place: Path) -> None:
+    files = ("--author", "author.jsonl", "--base", "base.jsonl", "--tuned", "tuned.jsonl", "--held-out", "held.jsonl")
+    done = galvan("style", *files, "--without", "pronouns", "--json", cwd=place)
+    assert not {m["phrase"].split("\u201d")[0].rpartition("\u201c")[2] for m in json.loads(done.out)["moved"]} & PRONOUNS
+    done = galvan("style", *files, "--without", "verbs", cwd=place)
+    assert (
+        done.code == 2
+        and done.err == "error[usage]: --without verbs: there is no such list; there are pronouns and contractions.\n"
+    )
 
 
 def test_a_book_is_cut_into_passages_that_end_with_sentences(tmp_path: Path) -> None:
@@ -133,8 +148,24 @@ def test_the_base_s_own_likelihood_can_veto(tmp_path: Path) -> None:
     assert "coherence" in style_of_run(run(tmp_path, FURTHER, nats=9.0)).style.vetoes  # type: ignore[union-attr]
 
 
+def test_a_model_too_weak_to_write_sense_is_said_to_be_and_an_able_one_is_not(tmp_path: Path) -> None:
+    """Word salad has people's order of little words: only how hard the model finds the author's next word gives it away."""
+    folder = run(tmp_path, FURTHER)
+    scores = pq.read_table(folder / "scores.parquet").to_pylist()
+    documents = list(read_rows(folder / "data" / "test.jsonl"))
+    words = {row["id"]: len(row["text"].split()) for row in documents}
+    for choices, said in ((149.0, False), (246.0, True)):
+        for row in scores:
+            if row["arm"] == "tuned" and row["split"] == "test" and row["document"] in words:
+                row["nll_nats"] = math.log(choices) * words[row["document"]]
+        pq.write_table(pa.Table.from_pylist(scores), folder / "scores.parquet")
+        found = style_of_run(folder)
+        assert found is not None and found.style.closer == "yes"
+        assert any(f"a choice among {choices:.0f}" in caution for caution in found.style.cautions) is said
+
+
 def test_what_follows_a_prompt_is_judged_and_the_prompt_is_not(tmp_path: Path) -> None:
-    from galvan.rundir import read_documents, read_rows
+    from galvan.rundir import read_documents
     from galvan.style.run import continuations
 
     folder = run(tmp_path, FURTHER)

@@ -7,6 +7,7 @@ from galvan.report.markdown import md, table
 from galvan.report.prose import bullets, sentence
 from galvan.style.explain import Moved, Value
 from galvan.style.judge import Style
+from galvan.style.normalise import unlike
 from galvan.style.run import Shown
 
 HEADLINES = {
@@ -25,7 +26,8 @@ def style_line(found: Style) -> str:
     if closed is not None and closed.value is not None:
         figures.append(f"gap closed {100 * closed.value:.0f} %{_percent_interval(closed.ci95)}")
     if score is not None and score.value is not None:
-        figures.append(f"author score {score.value:.2f}{_interval(score.ci95)}, where 0 is the base and 1 the author")
+        floor = "" if score.noise is None else f" (within {score.noise:.2f} by chance)"
+        figures.append(f"author score {score.value:.2f}{_interval(score.ci95)}, where 0 is the base{floor} and 1 the author")
     vetoed = [f"vetoed for {' and '.join(found.vetoes)}"] if found.vetoes else []
     return f"{sentence('; '.join([HEADLINES[found.closer], *figures, *vetoed]))} {sentence(found.reason)}"
 
@@ -45,6 +47,11 @@ def style_section(e: Evidence) -> str:
             + bullets([_word(c.ok, "passed", "FAILED") + c.says for c in found.validity])
         )
         parts.append("Guards:\n\n" + bullets([f"{g.name}: {_word(g.ok, 'passed', 'VETO')}{g.says}" for g in found.guards]))
+    if marks := unlike(found.typography):
+        parts.append(
+            "Type that differs between the sets, in marks per 1,000 words; it was made equal and is not scored:\n\n"
+            + bullets(marks)
+        )
     if found.delta is not None:
         parts.append(
             f"Cosine Delta to the author's pooled text ({found.delta.words:,} words a set): base {found.delta.base:.2f}, tuned {found.delta.tuned:.2f}."

@@ -20,6 +20,7 @@ from galvan.report.remedies import next_actions
 from galvan.report.retention import retention_line
 from galvan.report.style import style_line
 from galvan.style.judge import Style
+from galvan.style.normalise import unlike
 from galvan.text import shown
 
 COLOURS = {
@@ -138,6 +139,8 @@ def show_style(found: Style, console: Console | None = None) -> None:
     ):
         for name, ok, says in listed:
             page.row(word, f"{name}: {says}", "red" if ok is False else "")
+    for marks in unlike(found.typography):
+        page.row("Type", f"{marks}, per 1,000 words; made equal, not scored")
     for moved in found.moved:
         means = f"author {moved.author.mean:.2f}, base {moved.base.mean:.2f}, tuned {moved.tuned.mean:.2f}"
         page.row(

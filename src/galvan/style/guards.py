@@ -176,11 +176,11 @@ def base_likelihood(known: BaseLikelihood | None) -> Guard:
         return Guard("coherence", None, "the base's likelihood of these texts was not given")
     low, high = map(float, np.percentile(known.held_out, [1, 99]))
     low, high = low - 0.2 * (high - low), high + 0.2 * (high - low)
-    median = float(np.median(known.tuned))
+    mean = float(np.mean(known.tuned))
     limit = min(high, float(np.median(known.shuffled))) if len(known.shuffled) else high
     return Guard(
-        "coherence", low <= median <= limit,
-        f"the base gives its median text {median:.2f} nats a token; {low:.2f} to {limit:.2f} would be as the author's",
+        "coherence", low <= mean <= limit,
+        f"the base gives its texts {mean:.2f} nats a token on average; {low:.2f} to {limit:.2f} would be as the author's",
     )  # fmt: skip
 
 

@@ -15,56 +15,16 @@ from galvan.style import validity
 from galvan.style.evidence import Tests, figures, smallest_fraction, tests
 from galvan.style.explain import Delta, Moved, delta, side_by_side, what_moved
 from galvan.style.features import Embedding, Space, learn
-from galvan.style.files import passages
 from galvan.style.guards import BaseLikelihood, Guard, Guards, length, vetoes
 from galvan.style.normalise import Typography, typography
-from galvan.style.others import LANGUAGE, other_voices
+from galvan.style.others import LANGUAGE, equal_passages, other_voices
 from galvan.style.samples import FEWEST_WORDS, Prepared, Sample, Texts, common_length, measure_sample, prepare
 from galvan.style.score import AuthorScore, fit_direction
 from galvan.style.validity import Check
 
 Closer = Literal["yes", "no", "not shown", "not measurable"]
-FEWEST, ENOUGH, MOST_AUTHOR, MOST_VOICE = 25, 50, 400, 60
+FEWEST, ENOUGH, MOST_AUTHOR, FEWEST_OF_VOICE = 25, 50, 400, 10
 _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
-PRONOUNS = frozenset(
-    [
-        "i",
-        "me",
-        "my",
-        "mine",
-        "myself",
-        "we",
-        "us",
-        "our",
-        "ours",
-        "ourselves",
-        "you",
-        "your",
-        "yours",
-        "yourself",
-        "yourselves",
-        "he",
-        "him",
-        "his",
-        "himself",
-        "she",
-        "her",
-        "hers",
-        "herself",
-        "it",
-        "its",
-        "itself",
-        "they",
-        "them",
-        "their",
-        "theirs",
-        "themselves",
-        "thou",
-        "thee",
-        "thy",
-        "thine",
-    ]
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +94,7 @@ def judge_style(
     `author` are set aside, in blocks). `base` and `tuned` are outputs on the same prompts (by `Texts.prompts`, else by order);
     `base_again` are further base outputs, which teach the score what the base writes like - without them every second prompt of the
     base does that, and only the others are judged. `others` are other authors by name, to be told from this one. `leave_out` are
-    words that are no features, such as `PRONOUNS`. `embed` puts a style embedding in place of the features, behind the same checks.
+    words that are no features, such as `PRONOUNS` and `CONTRACTIONS`. `embed` puts a style embedding in place of the features, behind the same checks.
 
     At least 25 usable texts of every set, 50 words each; else the answer is "not measurable", with the reason.
     """
@@ -158,7 +118,13 @@ def judge_style(
     direction = fit_direction(space.points(ready["author"].texts), space.points(teaching.texts))
     u, q, h = (measure_sample(some, space, direction) for some in (ready["tuned"], judged, ready["held_out"]))
     guards = Guards(ready["author"].texts, teaching.texts, h, space.kept)
-    panel = _panel(h, q, guards, space, direction, _voices(sets, others, guards, words), rng)
+    voices = _voices(sets, others, guards, words)
+    frame.cautions += [
+        f"{name} has fewer than {FEWEST_OF_VOICE} texts of {FEWEST_WORDS} words, so it was not asked whether it can be told from the author."
+        for name in others or ()
+        if name not in voices
+    ]
+    panel = _panel(h, q, guards, space, direction, voices, rng)
     found = [*guards.look(u, likelihood, excess_copying), length(ready["tuned"], ready["held_out"])]
     frame.checks, frame.guards = panel, found
     frame.pairs = _pairs(u, q, ready)
@@ -268,11 +234,11 @@ def _thinned(author: Prepared) -> Prepared:
 def _voices(
     sets: Mapping[str, Texts], others: Mapping[str, Sequence[str]] | None, guards: Guards, words: int
 ) -> dict[str, Prepared]:
-    """Other authors in the author's language, cut to the common length; those with fewer than ten usable texts do not count."""
+    """Other authors in the author's language, cut to the common length; those with too few usable texts do not count."""
     known = other_voices([*sets["author"].texts, *sets["held_out"].texts]) if guards.language == LANGUAGE else {}
-    bundled = {name: passages(" ".join(texts), words)[:MOST_VOICE] for name, texts in known.items()}
+    bundled = {name: equal_passages(texts, words) for name, texts in known.items()}
     ready = {name: prepare(Texts(texts)).cut(words) for name, texts in {**bundled, **(others or {})}.items()}
-    return {name: some for name, some in ready.items() if len(some.texts) >= 10}
+    return {name: some for name, some in ready.items() if len(some.texts) >= FEWEST_OF_VOICE}
 
 
 def _panel(h: Sample, q: Sample, guards: Guards, space: Space, direction: np.ndarray, voices: Mapping[str, Prepared], rng: np.random.Generator) -> list[Check]:  # fmt: skip

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -52,6 +52,23 @@ def typography(texts: Sequence[str]) -> Typography:
         n, per_thousand('"'), per_thousand("[\u201c\u201d]"), per_thousand("(?<![^\\s(\\[])['\u2018](?=\\w)"), per_thousand("(?<!-)--+"),
         per_thousand("[\u2013\u2014]"), per_thousand("(?<=\\s)-(?=\\s)"), per_thousand("\u2026|\\.(?: ?\\.){2,}"), per_thousand("_"),
     )  # fmt: skip
+
+
+MARKS = {
+    "double_quotes": "straight double quotes", "curly_quotes": "curly double quotes", "single_outer_quotes": "opening single quotes",
+    "double_hyphens": "--", "long_dashes": "dashes", "spaced_hyphens": "hyphens between spaces", "ellipses": "ellipses", "underscores": "_",
+}  # fmt: skip
+VISIBLE, TIMES = 2.0, 3.0  # marks per 1,000 words, and times as many in one set as in another, from which two sets look different
+
+
+def unlike(sets: Mapping[str, Typography]) -> list[str]:
+    """The marks in whose use the sets look different, each with its rate a set, in words."""
+    found = []
+    for field, phrase in MARKS.items():
+        rates = {name: float(getattr(one, field)) for name, one in sets.items()}
+        if max(rates.values()) >= VISIBLE and max(rates.values()) > TIMES * min(rates.values()):
+            found.append(f"{phrase}: " + ", ".join(f"{name.replace('_', '-')} {rate:.1f}" for name, rate in rates.items()))
+    return found
 
 
 def normalise(texts: Sequence[str], sources: Sequence[str] | None = None) -> list[str]:

@@ -28,12 +28,14 @@ def fit_direction(author: FloatArray, base: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True, slots=True)
 class AuthorScore:
-    """G; `ci95` is None, with the `reason`, where base and held-out author cannot be told apart well enough."""
+    """G; `ci95` is None, with the `reason`, where base and held-out author cannot be told apart well enough. `noise`: as many new texts of
+    the base itself would score between -noise and +noise, 19 times in 20."""
 
     value: float | None
     ci95: Interval | None
     method: str
     reason: str | None
+    noise: float | None = None
 
 
 def author_score(tuned: FloatArray, base: FloatArray, held_out: FloatArray, level: float = 0.95) -> AuthorScore:
@@ -47,12 +49,14 @@ def author_score(tuned: FloatArray, base: FloatArray, held_out: FloatArray, leve
     if below <= 0:
         return AuthorScore(None, None, "none", "held-out text of the author does not score above the base's")
     t = t_quantile(0.5 + level / 2, min(tuned.size, base.size, held_out.size) - 1)
-    g = above / below
+    g, noise = above / below, t * math.sqrt(v_q * (1 + base.size / tuned.size)) / below
     if below >= FEWEST_SE * math.sqrt(v_h + v_q):
         half = t * math.sqrt(v_u + g**2 * v_h + (1 - g) ** 2 * v_q) / below
-        return AuthorScore(g, Interval(g - half, g + half), "delta", None)
+        return AuthorScore(g, Interval(g - half, g + half), "delta", None, noise)
     ci95 = fieller(above, below, v_u + v_q, v_h + v_q, v_q, t)
-    return AuthorScore(g, ci95, "Fieller", None if ci95 else "base and author are too near each other for a bounded interval")
+    return AuthorScore(
+        g, ci95, "Fieller", None if ci95 else "base and author are too near each other for a bounded interval", noise
+    )
 
 
 def fieller(x: float, y: float, v_x: float, v_y: float, covariance: float, t: float) -> Interval | None:

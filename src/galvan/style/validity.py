@@ -52,9 +52,10 @@ def others(voices: Mapping[str, Sample], held_out: Sample, reason: str, rng: np.
         p = two_sample_p(np.block([[within, across], [across.T, own]]), n, rng)
         found.append((p, -energy(across, within, own), name))
     p, nearness, name = max(found)
+    sizes = [len(voice.prompts) for voice in voices.values()]
     return Check(
         "other voices", p <= ALPHA,
-        f"of {len(found)} other voices the one hardest to tell from the author, {name}, lies {-nearness:.2f} away; "
+        f"of {len(found)} other voices of {min(sizes)} to {max(sizes)} texts the one hardest to tell from the author, {name}, lies {-nearness:.2f} away; "
         f"parts of one voice would lie so far apart with chance {p:.3f}, and {ALPHA} at most is asked",
     )  # fmt: skip
 
