@@ -139,6 +139,15 @@ def test_a_span_shows_exact_characters_and_its_source_with_what_stands_around_it
     assert span.before.endswith("He said: \u201c") and span.after.startswith("!\u201d Then")
 
 
+def test_the_longest_spans_are_listed_longest_first_though_none_is_a_copy() -> None:
+    said = [f"a{k}" for k in range(200)]
+    texts = [" ".join([f"new{n}", *said[10 * n : 10 * n + n], f"end{n}"]) for n in range(1, 16)]
+    spans = galvan.originality([" ".join(said)], texts).longest_spans
+    assert [(s.n_words, s.document_position) for s in spans] == [(n, 10 * n) for n in range(15, 5, -1)]
+    few = galvan.originality([" ".join(said)], texts[:7]).longest_spans
+    assert [s.n_words for s in few] == [7, 6, 5, 4]
+
+
 def test_a_passage_that_many_texts_copy_is_listed_once_with_their_number() -> None:
     train, texts, human = corpus(4)
     copied = [f"{t} mark {' '.join(train[5].split()[10:50])} mark" for t in texts]

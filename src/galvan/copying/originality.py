@@ -31,7 +31,7 @@ FLAG_WORDS, FLAG_MORE = 20, 5  # one text is flagged from 20 words, or five more
 NOVELTY = range(2, 11)
 ALPHA = 0.05
 FEWEST_PASSAGES = 10
-_LISTED = 10
+_LISTED, _LISTED_WORDS = 10, 4  # spans shown; runs of fewer words are everyone's
 _CONTEXT_CHARACTERS = 60
 
 Answer = Literal["excess copying", "the base already knows this text", "not shown", "not measurable"]
@@ -300,11 +300,11 @@ def _more(first: tuple[int, int], second: tuple[int, int]) -> float:
 
 
 def _longest(passages: Sequence[_Passage], statistics: Mapping[str, Statistics], train: Sequence[Text]) -> list[Span]:
-    """The longest spans of copies (8 words or more), each run of words once, however many texts have it."""
+    """The longest spans, copies or not, each run of words once, however many texts have it."""
     starts = [
         (int(p.lengths[i]), number, int(i))
         for number, p in enumerate(passages)
-        for i in np.flatnonzero((p.lengths >= COPY_WORDS) & (np.concatenate([[0], p.lengths[:-1]]) <= p.lengths))
+        for i in np.flatnonzero((p.lengths >= _LISTED_WORDS) & (np.concatenate([[0], p.lengths[:-1]]) <= p.lengths))
     ]
     chosen: dict[tuple[str, ...], tuple[int, int, int]] = {}
     times: Counter[tuple[str, ...]] = Counter()

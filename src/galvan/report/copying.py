@@ -51,10 +51,10 @@ def _spans(found: Originality) -> list[str]:
     ]
     if found.flagged:
         parts.append(f"Single texts with a copy: {md(', '.join(found.flagged), 600)}")
-    if found.longest_spans:
-        parts.append("The longest copies, beside their source:\n\n" + "\n".join(_span(span) for span in found.longest_spans))
-    elif any(s.set == TUNED for s in found.sets):
+    if not any(span.n_words >= COPY_WORDS for span in found.longest_spans) and any(s.set == TUNED for s in found.sets):
         parts.append(f"No run of {COPY_WORDS} words or more of the tuned model stands in the training text.")
+    if found.longest_spans:
+        parts.append("The longest shared runs, beside their source:\n\n" + "\n".join(_span(span) for span in found.longest_spans))
     if not any(s.set == HUMAN for s in found.sets):
         parts.append("There is no held-out text to say what is usual.")
     return [*parts, *(f"Caution: {md(caution)}" for caution in found.cautions)]

@@ -267,14 +267,14 @@ def copying(seen: Seen) -> list[Block]:
         head = ["Text", "Number", "Median", "95 %", "Largest", f"In copies of {COPY_WORDS} or more"]
         blocks += [Text(sentence(spans.excess.reason)), Table("Longest run of words shared with the training text", head, rows)]
         blocks += [Text(caution, "caution") for caution in spans.cautions]
+        if not any(s.n_words >= COPY_WORDS for s in spans.longest_spans):
+            blocks.append(Text(f"No run of {COPY_WORDS} words or more stands in the training text."))
         if spans.longest_spans:
-            blocks.append(Heading("The longest copies, beside their source"))
+            blocks.append(Heading("The longest shared runs, beside their source"))
             blocks += [
                 Copied(f"{s.set}, {s.id}, {plural(s.n_words, 'word')}", s.text, s.document, s.before, s.document_text, s.after)
                 for s in spans.longest_spans
             ]
-        else:
-            blocks.append(Text(f"No run of {COPY_WORDS} words or more stands in the training text."))
         known = "held-out text by the same author in passages as long" if spans.of(HUMAN) else "nothing: there is no held-out text"
         blocks.append(Text(f"Counted in lower-case words without punctuation; what is usual is told by {known}.", "how"))
     if found.extraction:

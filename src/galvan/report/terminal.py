@@ -99,6 +99,8 @@ def _details(page: Page, e: Evidence) -> None:
         page.row("Recipe", recipe_line(known))
     if e.style is not None and e.refusal is None:
         page.row("Style", style_line(e.style.style))
+        for caution in e.style.style.cautions:
+            page.row("Caution", caution)
     if e.refusal is None:
         if e.copying is not None and e.copying.originality is not None:
             page.row("Copying", copying_line(e.copying))
