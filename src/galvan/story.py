@@ -471,10 +471,10 @@ class Story:
 
         assert self.tuned is not None
         asked = self.recipe.evaluation
-        held_out, train = (read_documents(self.folder / "data" / f"{name}.jsonl") for name in ("test", "train"))
+        every = read_documents(self.folder / "data" / "train.jsonl")
         given = neutral_documents(asked.neutral, self._offsets, self.offline)
-        neutral = unrelated(given, train)
-        held_out, train = (_probe(some, PROBE_DOCUMENTS) for some in (held_out, train))
+        neutral = unrelated(given, every)
+        train, held_out = (_probe(some, PROBE_DOCUMENTS) for some in (every, read_documents(self.folder / "data" / "test.jsonl")))
         stage = Stage(
             self.folder, "retain",
             {
