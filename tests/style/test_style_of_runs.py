@@ -162,9 +162,15 @@ def test_a_model_too_weak_to_write_sense_is_said_to_be_and_an_able_one_is_not(tm
         found = style_of_run(folder)
         assert found is not None and found.style.closer == "yes"
         assert any(f"a choice among {choices:.0f}" in caution for caution in found.style.cautions) is said
-    judged, shown = judge(folder), StringIO()
+
+
+def test_what_style_cautions_about_stands_in_the_terminal_and_on_both_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from galvan.report.terminal import show
 
+    monkeypatch.setattr("galvan.style.run.NO_SENSE", 0.0)
+    judged, shown = judge(run(tmp_path, FURTHER)), StringIO()
     show(judged.evidence, judged.verdict, tmp_path, console=Console(file=shown, width=400))
     pages = (shown.getvalue(), (tmp_path / "analysis.md").read_text(), (tmp_path / "report.html").read_text())
     assert all("Such a model writes no sense" in page for page in pages)
