@@ -69,6 +69,7 @@ class Story:
     tuned: Located | None = None
     _tokenizer: Any = None
     _preflight: Preflight | None = None
+    _rows: Sequence[TokenRow] | None = None  # the training texts' rows, on disk, until training begins
 
     @classmethod
     def begin(cls, recipe: Recipe, folder: Path, progress: Progress | None, offline: bool, tuned: str | None = None) -> Story:
@@ -150,7 +151,8 @@ class Story:
     def _token_report(self, documents: Sequence[Document]) -> TokenReport:
         from galvan.data.token_checks import TokenFacts, report
 
-        return report(TokenFacts(self._tokenizer, documents, self._encoded(documents), self.recipe.training.learn_eos))
+        self._rows = self._encoded(documents)
+        return report(TokenFacts(self._tokenizer, documents, self._rows, self.recipe.training.learn_eos))
 
     def require_sound(self) -> None:
         """DataError or ResourceError with the first thing found by preparing that training cannot work with; no model is loaded for it."""
@@ -183,7 +185,8 @@ class Story:
 
         settings = self.recipe.training
         train, validation, test = (self.folder / "data" / f"{name}.jsonl" for name in ("train", "validation", "test"))
-        originals, augmented = self._encoded(each_document(train)), self._augmented()
+        self._rows = originals = self._encoded(each_document(train)) if self._rows is None else self._rows
+        augmented = self._augmented()
         rows = [*originals, *self._encode(augmented)] if augmented else originals
         scored = sum(
             len(row.input_ids)
@@ -290,6 +293,7 @@ class Story:
     def train(self) -> None:
         """adapter/ (or model/), training.jsonl, curves.jsonl, training.json."""
         self.require_sound()
+        self._rows = None
         settings = self.recipe.training
         target = "adapter" if settings.method == "lora" else "model"
         stage = Stage(

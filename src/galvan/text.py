@@ -70,7 +70,8 @@ _PLAIN = bytes([9, 10, *range(32, 127)])
 
 def is_plain(text: str) -> bool:
     """Does `text` hold nothing but printable ASCII, line feeds, tabs and those marks? Most English does, and needs no mending."""
-    return not text.encode("utf-8", "surrogatepass").translate(None, _PLAIN).decode("utf-8", "surrogatepass").strip(_USUAL)
+    others = text.encode("utf-8", "surrogatepass").translate(None, _PLAIN)
+    return not others or not others.decode("utf-8", "surrogatepass").strip(_USUAL)
 
 
 def without_marks(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import subprocess
@@ -10,12 +11,13 @@ from collections import Counter
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from galvan import recipe
-from galvan.data import language, shared
+from galvan.data import index, language, shared
 from galvan.progress import Silent
 from galvan.recipe import Recipe
 from galvan.rundir import Document, read_documents
@@ -49,6 +51,47 @@ def test_blocks_of_any_size_find_what_one_block_finds(seed: int, monkeypatch: py
         in_blocks = shared.found(parts, pairs, list(parts), lambda name, block, seen=seen: seen.update({name: len(block.texts)}))  # type: ignore[misc]
         assert in_blocks == at_once
         assert seen == {name: len(documents) for name, documents in parts.items()}  # each once, however often they stream past
+
+
+def test_short_runs_are_found_where_no_copy_is_and_the_first_of_the_longest_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(5)
+    parts = {
+        name: [Document(f"{name}:{n}", " ".join(rng.choices(vocabulary, k=7)), name, n) for n in range(1, 40)]
+        for name, vocabulary in (("train", "abcdef"), ("validation", "abcxyz"), ("test", "xyzuvw"))
+    }
+    pairs = list(combinations(parts, 2))
+    at_once = shared.found(parts, pairs, list(parts))
+    spans = [pair.span for pair in at_once.values()]
+    assert spans[1] is None and all(span and 1 < span[0] < shared.COPY_WORDS for span in (spans[0], spans[2]))
+    monkeypatch.setattr(shared, "BLOCK", 40)
+    monkeypatch.setattr(shared, "HELD", 100)
+    assert shared.found(parts, pairs, list(parts)) == at_once
+
+
+def test_training_text_is_read_once_however_much_is_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(6)
+    runs = {
+        name: [Document(f"{name}:{n}", " ".join(f"{name}{n}w{rng.random()}" for _ in range(30)), name, n) for n in range(count)]
+        for name, count in (("train", 50), ("test", 40))
+    }
+    runs["train"][7] = dataclasses.replace(runs["train"][7], text=runs["test"][30].text)
+    monkeypatch.setattr(shared, "BLOCK", 1_000)
+    monkeypatch.setattr(shared, "HELD", 2_000)  # about a dozen turns
+    read = Counter[str]()
+    blocks = shared.blocks
+    monkeypatch.setattr(shared, "blocks", lambda some: (read.update(d.id for d in b.documents) or b for b in blocks(some)))
+    found = shared.found(runs, [("train", "test")], ["train", "test"])["train", "test"]
+    assert found.leaking == found.long_whole == [30]
+    assert {name: times for name, times in read.items() if name.startswith("train") and times > 1} == {"train:7": 2}
+
+
+def test_a_sieve_lets_through_what_was_added_and_little_else() -> None:
+    rng = np.random.default_rng(8)
+    known, others = rng.integers(0, 2**64, (2, 50_000), dtype=np.uint64)
+    sieve = index.Sieve(len(known))
+    sieve.add(known)
+    assert len(sieve.passing(known)) == len(known)
+    assert len(sieve.passing(others)) < 0.03 * len(others)  # two bits of 2 in 16: (1/8) ** 2 at most, 0.0156
 
 
 WORDS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 from pathlib import Path
@@ -13,9 +14,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from galvan.data import files
+from galvan.data.columns import Columns
 from galvan.data.read import read
-from galvan.data.rows import Row
-from galvan.errors import GalvanError
+from galvan.data.rows import Row, make_row, make_rows
+from galvan.errors import DataError, GalvanError
 
 
 def written(path: Path, content: str | bytes) -> str:
@@ -195,3 +198,55 @@ def test_what_is_written_to_csv_and_jsonl_is_what_is_read(tmp_path: Path, texts:
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     assert [row.text for row in read(str(tmp_path / "a.csv"))] == texts
     assert [row.text for row in read(str(tmp_path / "a.jsonl"))] == texts
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    pieces=st.lists(
+        st.sampled_from(["\n", "\r", "\r\n", "a", "é", "\u2028", "\x0b", "\x85", "\ufeff", "\U0001f600", ""]), max_size=30
+    ),
+    size=st.integers(1, 9),
+)
+def test_lines_read_in_pieces_are_those_of_the_standard_library(tmp_path: Path, pieces: list[str], size: int) -> None:
+    content = "".join(pieces).encode()
+    (tmp_path / "a").write_bytes(content)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "_PIECE", size)
+        found = [line for turn in files.line_turns(tmp_path / "a", "a") for line in turn]
+    assert found == list(io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline=""))
+
+
+def test_of_two_faults_the_earlier_one_is_named(tmp_path: Path) -> None:
+    sound = b'{"text": "sound"}\n'
+    for bad, code in ((b'{"text": 3}\n', "data/not-text"), (b"{\n", "data/json"), (b'{"text": "a\0"}\n', "data/nul")):
+        (tmp_path / "a.jsonl").write_bytes(sound * 100 + bad + sound * 30 + b'{"text": "\xff"}\n')
+        with pytest.raises(DataError, match=r"line 101\b") as caught:
+            list(read(str(tmp_path / "a.jsonl")))
+        assert caught.value.code == code
+
+
+CELLS = st.one_of(st.none(), st.integers(-3, 2**60), st.floats(), st.sampled_from(["", " b ", "x", "a\0", "\ud800", "7"]))
+RECORDS = st.lists(
+    st.fixed_dictionaries({}, optional={"text": st.one_of(st.just("a text"), CELLS), "source": CELLS, "position": CELLS}),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(records=RECORDS)
+def test_rows_made_together_are_those_made_one_by_one(records: list[dict[str, object]]) -> None:
+    placed = [(f"line {number}", values) for number, values in enumerate(records, 1)]
+
+    def one_by_one() -> list[Row]:
+        return [make_row(v, Columns(), f"a {place}", "stem", number) for number, (place, v) in enumerate(placed, 5)]
+
+    try:
+        expected = one_by_one()
+    except DataError as error:
+        with pytest.raises(DataError) as caught:
+            if make_rows(placed, Columns(), "a", "stem", 4) is None:
+                one_by_one()
+        assert str(caught.value) == str(error)
+    else:
+        assert make_rows(placed, Columns(), "a", "stem", 4) in (expected, None)

@@ -165,7 +165,9 @@ class Marks:
 
     @classmethod
     def of(cls, text: str) -> Marks:
-        breaks = [len(line) for line in text.split("\n") if line and not line.isspace()]
+        lines = text.split("\n")
+        sizes = np.fromiter(map(len, lines), dtype=np.int64)
+        is_break = (sizes > 0) & ~np.fromiter(map(str.isspace, lines), dtype=np.bool_)
         return cls(
             (
                 text.count('"'), text.count("“") + text.count("”"), text.count("'"), text.count("‘") + text.count("’"), text.count("—"),
@@ -173,7 +175,7 @@ class Marks:
                 len(re.findall(r"_(?<![\w_]_)[^_\s][^_\n]{0,80}_(?![\w_])", text)) if "_" in text else 0,
                 len(re.findall(r"</?[a-zA-Z][^<>\n]{0,80}>", text)) if "<" in text else 0, text.count("\ufffd"),
             ),
-            len(breaks), sum(55 <= length <= 80 for length in breaks), len(text),
+            int(is_break.sum()), int((is_break & (sizes >= 55) & (sizes <= 80)).sum()), len(text),
             len(text) if text.isascii() else len(text.encode("ascii", "ignore")),
         )  # fmt: skip
 

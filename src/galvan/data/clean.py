@@ -12,7 +12,7 @@ from galvan.data import boilerplate, gutenberg, language, mend, near
 from galvan.data.cut import Piece
 from galvan.data.rows import Row
 from galvan.data.seen import Seen
-from galvan.data.store import Mapped, Spool, spool_of, take
+from galvan.data.store import Mapped, Spool, in_turns, spool_of, take
 from galvan.text import has_words, is_plain, shown, tidy, words
 
 _EXAMPLES = 5
@@ -78,10 +78,14 @@ def _short(text: str) -> str:
 
 def strip_gutenberg(rows: Iterable[Row], log: Log) -> Iterator[Row]:
     """Rows without Project Gutenberg's header and footer; a text without the markers is left as it is."""
-    for row in rows:
-        text, found = gutenberg.strip(row.text) if row.payload is None else (row.text, False)
-        log.gutenberg_stripped += found
-        yield row.with_text(text) if found else row
+    for turn in in_turns(rows):
+        if not gutenberg.is_named("\n".join([row.text for row in turn])):
+            yield from turn
+            continue
+        for row in turn:
+            text, found = gutenberg.strip(row.text) if row.payload is None else (row.text, False)
+            log.gutenberg_stripped += found
+            yield row.with_text(text) if found else row
 
 
 def clean(rows: Iterable[Row], log: Log, how: recipe.Cleaning | None = None, folder: Path | None = None) -> Iterator[Row]:
@@ -91,33 +95,48 @@ def clean(rows: Iterable[Row], log: Log, how: recipe.Cleaning | None = None, fol
     where it stood.
     """
     how = how or recipe.Cleaning()
-    steps = mend.steps(how)
+    mended = _Mended(how, log)
     seen = Seen()
     first_at = Spool[str](str, str, folder)
-    for row in rows:
-        log.rows_read += 1
-        text = row.text
-        if row.payload is None:  # what a template or tokenizer made stays as it is
-            plain = is_plain(text)
-            for name, step in steps:
+    for turn in in_turns(rows):
+        texts = [row.text if row.payload is not None else mended(row) for row in turn]
+        keys = [
+            (text if row.payload is None else repr(row.payload)).encode("utf-8", "backslashreplace").translate(None, b" \t\n")
+            for row, text in zip(turn, texts, strict=True)
+            if text
+        ]
+        numbers = iter(seen.numbers(keys))
+        fates = [next(numbers) if text else (-1, False) for text in texts]
+        first_at.extend([row.where for row, (_, is_new) in zip(turn, fates, strict=True) if is_new])
+        log.rows_read += len(turn)
+        log.rows_tidied += sum([text != row.text for row, text in zip(turn, texts, strict=True)])
+        for row, text, (number, is_new) in zip(turn, texts, fates, strict=True):
+            if is_new:
+                yield row if text is row.text else row.with_text(text)
+            elif text:
+                log.remove("duplicate", row.where, text, same_as=first_at[number])
+            else:
+                log.remove("empty", row.where, text)
+
+
+class _Mended:
+    """The text of a row after every step that is asked for; changes are in the log."""
+
+    def __init__(self, how: recipe.Cleaning, log: Log) -> None:
+        self._invisible, self._log, self._steps = how.invisible, log, mend.steps(how)
+        self._all_for_unusual = all(name in mend.FOR_UNUSUAL for name, _ in self._steps)
+
+    def __call__(self, row: Row) -> str:
+        text, plain = row.text, is_plain(row.text)
+        if not plain or not self._all_for_unusual:
+            for name, step in self._steps:
                 if plain and name in mend.FOR_UNUSUAL:
                     continue
                 mended = step(text)
                 if mended != text:
-                    log.change(name, row.where, text, mended)
+                    self._log.change(name, row.where, text, mended)
                     text, plain = mended, is_plain(mended)
-            text = tidy(text, how.invisible, plain)
-        log.rows_tidied += text != row.text
-        if not text:
-            log.remove("empty", row.where, text)
-            continue
-        letters = (text if row.payload is None else repr(row.payload)).encode("utf-8", "backslashreplace").translate(None, b" \t\n")
-        number, is_new = seen.number(letters)
-        if not is_new:
-            log.remove("duplicate", row.where, text, same_as=first_at[number])
-            continue
-        first_at.append(row.where)
-        yield row if text == row.text else row.with_text(text)
+        return tidy(text, self._invisible, plain)
 
 
 def compared(rows: Sequence[Row], how: recipe.Cleaning, log: Log, folder: Path | None = None) -> Sequence[Row]:
@@ -160,8 +179,11 @@ def _without_boilerplate(rows: Iterable[Row], invisible: bool, log: Log) -> Iter
 
 def short_enough(rows: Iterable[Row], maximum_words: int | None, log: Log) -> Iterator[Row]:
     """The rows of at most `maximum_words` words; None keeps all."""
+    if maximum_words is None:
+        yield from rows
+        return
     for row in rows:
-        if maximum_words is None or len(row.text) <= maximum_words or len(words(row.text)) <= maximum_words:
+        if len(row.text) <= maximum_words or len(words(row.text)) <= maximum_words:
             yield row
         else:
             log.remove("too long", row.where, row.text)

@@ -7,13 +7,13 @@ import unicodedata
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from galvan.data.rows import Row
-from galvan.data.store import Places, Taken, spool_of
+from galvan.data.store import Places, Taken, in_turns, spool_of, whole_numbers
 from galvan.rundir import Document
 from galvan.text import sentence_ends
 
@@ -24,8 +24,7 @@ _WINDOW_CHARACTERS = 200_000  # a book is tokenised in parts of this size; a lis
 _PARAGRAPH = re.compile(r"\n\s*\n\s*")
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """A row, or the `number`-th part of it (from 1; 0: the row was not cut), with its length in tokens."""
 
     row: Row
@@ -42,13 +41,15 @@ def in_order(rows: Iterable[Row], folder: Path | None = None) -> Sequence[Row]:
     spool = spool_of(Row, folder=folder)
     numbers: dict[str, int] = {}
     of_source, claimed = array("q"), array("q")
-    for row in rows:
-        spool.append(row)
-        of_source.append(numbers.setdefault(row.source, len(numbers)))
-        claimed.append(row.position)
+    for turn in in_turns(rows):
+        spool.extend(turn)
+        of_source.extend([numbers.setdefault(row.source, len(numbers)) for row in turn])
+        claimed.extend([row.position for row in turn])
     source, position = np.array(of_source, dtype=np.int64), np.array(claimed, dtype=np.int64)
     order = np.lexsort((position, source))
     twins = (np.diff(source[order]) == 0) & (np.diff(position[order]) == 0)
+    if not twins.any():
+        return spool.take(order)
     renumbered = np.isin(source, source[order[1:][twins]])
     as_they_come = np.lexsort((np.arange(len(source)), source))
     begins = np.searchsorted(source[as_they_come], np.arange(len(numbers)))
@@ -58,8 +59,12 @@ def in_order(rows: Iterable[Row], folder: Path | None = None) -> Sequence[Row]:
     return Ordered(spool, np.lexsort((position, source)), position)
 
 
+def _at(row: Row, position: int) -> Row:
+    return row if row.position == position else row._replace(position=position)
+
+
 class Ordered(Taken[Row]):
-    """Rows on disk, with the positions that they have now; 24 bytes of memory each."""
+    """Rows on disk, with the positions that they have now; 16 bytes of memory each."""
 
     def __init__(self, rows: Sequence[Row], places: Places, positions: Places) -> None:
         super().__init__(rows, places)
@@ -67,8 +72,10 @@ class Ordered(Taken[Row]):
 
     def _item(self, number: int) -> Row:
         place = int(self._places[number])
-        row, position = self._items[place], int(self._positions[place])
-        return row if row.position == position else replace(row, position=position)
+        return _at(self._items[place], int(self._positions[place]))
+
+    def __iter__(self) -> Iterator[Row]:
+        return map(_at, super().__iter__(), whole_numbers(self._positions[self._places]))
 
     def take(self, places: Places) -> Ordered:
         return Ordered(self._items, self._places[places], self._positions)
@@ -77,15 +84,14 @@ class Ordered(Taken[Row]):
 def cut(rows: Iterable[Row], budget_tokens: int, offsets: Offsets) -> Iterator[Piece]:
     """Every row whole if it has at most `budget_tokens` tokens, in pieces if it has more; only plain text can be cut."""
     for row in rows:
-        if row.payload is not None:
-            yield Piece(row, row.text, 0, len(offsets(row.text)))
-            continue
-        tokens = len(offsets(row.text)) if len(row.text) <= _WINDOW_CHARACTERS else budget_tokens + 1
-        if tokens <= budget_tokens:
-            yield Piece(row, row.text, 0, tokens)
+        text = row.text
+        is_whole = row.payload is not None or len(text) <= _WINDOW_CHARACTERS
+        tokens = len(offsets(text)) if is_whole else budget_tokens + 1
+        if tokens <= budget_tokens or row.payload is not None:
+            yield Piece(row, text, 0, tokens)
         else:
-            for number, (text, n_tokens) in enumerate(pieces(row.text, budget_tokens, offsets), 1):
-                yield Piece(row, text, number, n_tokens)
+            for number, (part, n_tokens) in enumerate(pieces(text, budget_tokens, offsets), 1):
+                yield Piece(row, part, number, n_tokens)
 
 
 def pieces(text: str, budget_tokens: int, offsets: Offsets) -> Iterator[tuple[str, int]]:

@@ -18,6 +18,7 @@ from galvan.errors import DataError
 
 PACKED = (".gz", ".zst")
 EXPANSION = 200  # times; text packs 3 to 10 times, repeated lines 100 times
+_PIECE = 1 << 16  # bytes
 SMALL_BYTES = 100_000_000  # so much may come out of any file
 
 
@@ -135,17 +136,39 @@ def _undecodable(path: Path, name: str) -> DataError:
     )
 
 
-def lines(path: Path, name: str) -> Iterator[str]:
-    """The file's lines with their ends, one at a time; a byte order mark is left out."""
-    with reading(path, name), open_bytes(path) as raw, io.TextIOWrapper(raw, "utf-8-sig", newline="") as stream:
-        number = 0
-        while line := stream.readline(ROW_LIMIT + 1):
-            number += 1
-            if len(line) > ROW_LIMIT:
-                raise too_long(f"{name} line {number}")
-            if "\0" in line:
-                raise _nul(name, number)
-            yield line
+def line_turns(path: Path, name: str) -> Iterator[list[str]]:
+    """The file's lines with their ends, a piece of the file at a time; a byte order mark is left out.
+
+    Lines before a damaged one are given before it is said.
+    """
+    number = 0
+    with reading(path, name), open_bytes(path) as stream:
+        rest = stream.read(len(codecs.BOM_UTF8)).removeprefix(codecs.BOM_UTF8)
+        piece = stream.read(_PIECE)
+        while piece or rest:
+            letters = rest + piece
+            found = letters.splitlines(keepends=True)
+            rest = found.pop() if piece and not found[-1].endswith(b"\n") else b""  # \n may follow \r
+            if len(rest) > 4 * ROW_LIMIT:
+                raise too_long(f"{name} line {number + len(found) + 1}")
+            try:
+                turn = [str(line, "utf-8") for line in found]
+                is_sound = b"\0" not in letters and len(max(turn, key=len, default="")) <= ROW_LIMIT
+            except UnicodeDecodeError:
+                is_sound = False
+            yield from [turn] if is_sound else _one_by_one(found, name, number)
+            number += len(found)
+            piece = stream.read(_PIECE)
+
+
+def _one_by_one(found: list[bytes], name: str, before: int) -> Iterator[list[str]]:
+    for number, letters in enumerate(found, before + 1):
+        line = str(letters, "utf-8")
+        if len(line) > ROW_LIMIT:
+            raise too_long(f"{name} line {number}")
+        if "\0" in line:
+            raise _nul(name, number)
+        yield [line]
 
 
 def whole(path: Path, name: str) -> str:

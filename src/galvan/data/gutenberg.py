@@ -40,7 +40,7 @@ class Stripped(NamedTuple):
 
 def strip(text: str) -> Stripped:
     """Remove header and footer by their markers, new (`*** START OF`) and old ("THE SMALL PRINT!"); no marker, no change."""
-    if b"gutenberg" not in text.encode("utf-8", "surrogatepass").lower():  # the patterns below are far slower than this
+    if not is_named(text):  # the patterns below are far slower than this
         return Stripped(text, False)
     begin, end = 0, len(text)
     start = _START.search(text)
@@ -59,6 +59,11 @@ def strip(text: str) -> Stripped:
         return Stripped(text, False)
     credit = _CREDIT.match(text, begin, end) if begin else None
     return Stripped(text[credit.end() if credit else begin : end].strip(), True)
+
+
+def is_named(text: str) -> bool:
+    """Does "gutenberg" stand in `text`, in letters of either case?"""
+    return b"gutenberg" in text.encode("utf-8", "surrogatepass").lower()
 
 
 def cache_folder() -> Path:

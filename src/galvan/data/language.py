@@ -100,7 +100,7 @@ class _Looks:
             speaker, word = owner[is_little], order[place[is_little]]
             for column in range(len(names)):
                 own[:, column] = np.bincount(speaker[speaks[word, column]], minlength=len(some))
-            for number, text in enumerate(some):
+            for number, text in enumerate(some if not without_marks("".join(some)).isascii() else ()):
                 if not text.isascii() and not (plain := without_marks(text)).isascii():
                     scripts = _scripts(plain)
                     own[number, -1] = scripts.pop("LATIN", 0)

@@ -18,7 +18,7 @@ from galvan.data.read import read
 from galvan.data.recut import Stretch, stretches
 from galvan.data.rows import Row
 from galvan.data.split import Splits, share_of_train, split, without, without_gap
-from galvan.data.store import Documents, spool_of
+from galvan.data.store import Documents, in_turns, spool_of
 from galvan.rundir import Document, write_json, write_rows, write_text
 
 
@@ -62,10 +62,10 @@ def prepare(
     kept = clean.compared(cut.in_order(cleaned(rows, data, log, decode, folder), folder), data.clean, log, folder)
 
     documents, parts, of_row = Documents(folder), array("q"), array("q")
-    for number, (document, piece) in numbered(kept, data, offsets, log):
-        documents.append(document, piece.n_tokens)
-        of_row.append(number)
-        parts.append(piece.number)
+    for turn in in_turns(numbered(kept, data, offsets, log), lambda some: sum([len(d.text) for _, (d, _) in some])):
+        documents.extend([document for _, (document, _) in turn], [piece.n_tokens for _, (_, piece) in turn])
+        of_row.extend([number for number, _ in turn])
+        parts.extend([piece.number for _, (_, piece) in turn])
     row_of, part_of = np.array(of_row, dtype=np.int64), np.array(parts, dtype=np.int64)
     was_cut = row_of[part_of > 0]
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import glob
 from collections.abc import Iterator, Mapping
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 
 from galvan.data import gutenberg, hub, shapes
-from galvan.data.columns import BY_NAME, SHAPES, Columns
+from galvan.data.columns import BY_NAME, SHAPES, TEXT, Columns
 from galvan.data.files import PACKED, kind_of, unreadable, whole
-from galvan.data.rows import Row, check_text, make_row, one_line, require_columns, writable
-from galvan.data.tables import READERS
+from galvan.data.rows import Row, check_text, make_row, make_rows, one_line, require_columns, writable
+from galvan.data.store import next_count
+from galvan.data.tables import READERS, Record
 from galvan.errors import DataError
 
 BUNDLED = {"galvan/letters": "letters.csv", "galvan/plain": "plain.jsonl"}
@@ -94,13 +96,39 @@ def _file(path: Path, name: str, columns: Columns) -> Iterator[Row]:
 
 
 def _table(path: Path, name: str, columns: Columns, stem: str, suffix: str | None = None) -> Iterator[Row]:
-    for number, record in enumerate(READERS[suffix or path.suffix](path, name, columns), 1):
-        if number == 1:
-            columns = columns.settled(record.values)
-        where = f"{name} {record.place}"
-        if columns.shape.name != "text":
-            require_columns(columns, record.values, where)
-        yield make_row(record.values, columns, where, stem, number, shapes.payload(record.values, columns, where))
+    number = 0
+    for turn in _turns(READERS[suffix or path.suffix](path, name, columns), columns.text):
+        if number == 0:
+            columns = columns.settled(turn[0][1])
+        is_plain = columns.shape.name == TEXT and columns.group is None and columns.text not in ("source", "position")
+        rows = make_rows(turn, columns, name, stem, number) if is_plain else None
+        yield from rows or (_row(record, columns, name, stem, n) for n, record in enumerate(turn, number + 1))
+        number += len(turn)
+
+
+def _row(record: Record, columns: Columns, name: str, stem: str, number: int) -> Row:
+    place, values = record
+    where = f"{name} {place}"
+    if columns.shape.name != TEXT:
+        require_columns(columns, values, where)
+    return make_row(values, columns, where, stem, number, shapes.payload(values, columns, where))
+
+
+def _turns(records: Iterator[Record], text: str) -> Iterator[list[Record]]:
+    """`records`, some at a time; those before a damaged one are given before it is said."""
+    count, turn = 1, list[Record]()
+    try:
+        while True:
+            turn.extend(islice(records, count))
+            if not turn:
+                return
+            yield turn
+            count = next_count(count, sum([len(str(values.get(text, ""))) for _, values in turn]))
+            turn = []
+    except DataError:
+        if turn:  # it keeps what it was given before the error
+            yield turn
+        raise
 
 
 def _book(path: Path, name: str, columns: Columns, source: str) -> Row:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from collections.abc import Iterable
+from struct import Struct
 
 _SMALLEST = 1 << 10
 _FREE = 0
+_UINT64 = Struct("<Q")
 
 
 class Seen:
@@ -22,15 +25,23 @@ class Seen:
 
     def number(self, key: bytes) -> tuple[int, bool]:
         """The number of `key`, from 0, and whether it is new."""
-        hashed = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") or 1
-        slot = self._slot(hashed)
-        if self._keys[slot]:
-            return self._numbers[slot], False
-        self._keys[slot], self._numbers[slot] = hashed, self._count
-        self._count += 1
-        if 3 * self._count > 2 * self._mask:
-            self._grow()
-        return self._count - 1, True
+        return self.numbers([key])[0]
+
+    def numbers(self, some: Iterable[bytes]) -> list[tuple[int, bool]]:
+        """The same of some keys, in order."""
+        found = []
+        for key in some:
+            (hashed,) = _UINT64.unpack(hashlib.blake2b(key, digest_size=8).digest())
+            hashed = hashed or 1
+            slot = self._slot(hashed)
+            is_new = self._keys[slot] == _FREE
+            if is_new:
+                self._keys[slot], self._numbers[slot] = hashed, self._count
+                self._count += 1
+            found.append((self._numbers[slot], is_new))
+            if 3 * self._count > 2 * self._mask:
+                self._grow()
+        return found
 
     def _slot(self, hashed: int) -> int:
         """Where `hashed` stands or would stand."""

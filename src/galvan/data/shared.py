@@ -1,7 +1,8 @@
 """What the splits have in common, pair by pair, in memory that does not grow with them.
 
-Texts are taken in blocks. A block of held-out text is held while all that comes before it in a pair streams past; where held-out text
-is more than `HELD` characters it is held in turns, and the rest streams past once for each.
+Texts are taken in blocks. A block of held-out text is held while all that comes before it in a pair streams past. Where held-out text
+is more than `HELD` characters it is held in turns; then all text streams past once to leave behind which windows of words it has that
+held-out text may have too (`index`), and in each turn only those documents are read again that share a window with what is held.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from galvan.data import near, overlap
+from galvan.data import index, near, overlap
+from galvan.data.index import Mask
 from galvan.data.overlap import Corpus
-from galvan.data.spoken import Places, spoken
-from galvan.data.store import take
+from galvan.data.spoken import Hashes, Places, spoken
+from galvan.data.store import take, texts
 from galvan.rundir import Document
 
 SPAN_WORDS = 20  # a run of so many words that train and test share is a leak
@@ -22,7 +24,7 @@ NGRAM_WORDS = 13  # the usual unit of contamination reports
 COPY_WORDS = overlap.SEED_WORDS  # a run of so many words is a copy rather than a phrase (METHODS S5.6)
 FORMULA = 4  # a run that more documents have is a formula rather than a copy: a greeting, a refrain
 NEAR = 0.8  # Jaccard similarity of five-word runs from which two documents are the same text
-BLOCK, HELD = 6_000_000, 12_000_000  # characters
+BLOCK, HELD = 3_000_000, 6_000_000  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +38,16 @@ class Block:
 
 def blocks(documents: Sequence[Document], characters: int = 0) -> Iterator[Block]:
     """`documents` in turns of about that many characters (0: `BLOCK`)."""
-    begin, size, texts = 0, 0, list[str]()
-    for number, document in enumerate(documents, 1):
-        texts.append(document.text)
-        size += len(document.text)
-        if size >= (characters or BLOCK) or number == len(documents):
-            yield Block(take(documents, range(begin, number)), texts, Corpus(spoken(texts)))
-            begin, size, texts = number, 0, []
+    begin, size, own = 0, 0, list[str]()
+    most = characters or BLOCK
+    for text in texts(documents):
+        own.append(text)
+        size += len(text)
+        if size >= most:
+            yield Block(take(documents, range(begin, begin + len(own))), own, Corpus(spoken(own)))
+            begin, size, own = begin + len(own), 0, []
+    if own:
+        yield Block(take(documents, range(begin, begin + len(own))), own, Corpus(spoken(own)))
 
 
 @dataclass(slots=True)
@@ -75,37 +80,49 @@ def found(
 ) -> dict[tuple[str, str], Found]:
     """What each pair (a, b) of `parts` shares. Formulas are runs of many documents of the parts `counted`; `see` is shown each block once."""
     results = {pair: Found() for pair in pairs}
-    seen = False
-    for group in _in_turns(parts, pairs):
+    held_out = {b: sum(map(len, texts(parts[b]))) for b in dict.fromkeys(b for _, b in pairs)}
+    if sum(held_out.values()) <= HELD:
+        group = [held for turn in _in_turns(parts, pairs, True) for held in turn]
         for name, documents in parts.items():
             at_hand = [held.block for held in group if held.name == name]
-            if sum(len(block.documents) for block in at_hand) < len(documents):
-                at_hand = []
             for block in at_hand or blocks(documents):
-                if not seen:
-                    see(name, block)
-                for held in group:
-                    held.meet(name, block, name in counted)
-                block.corpus.forget_seeds()
-        seen = True
+                see(name, block)
+                _meet(group, name, block, name in counted)
         for held in group:
             held.finish(results)
+        return results
+    known = index.Index(parts, pairs, held_out, blocks, see)
+    for group in _in_turns(parts, pairs, False):
+        hashes = overlap.different(np.concatenate([held.hashes() for held in group]))
+        for name, documents in parts.items():
+            for block in blocks(take(documents, known.sharing(name, hashes).tolist())):
+                _meet(group, name, block, name in counted)
+        for held in group:
+            held.finish(results, known.wholes)
+    for pair, result in results.items():
+        result.span = result.span or known.short_span(*pair)
     return results
 
 
-def _in_turns(parts: Mapping[str, Sequence[Document]], pairs: Sequence[tuple[str, str]]) -> Iterator[list[_Held]]:
+def _meet(group: Sequence[_Held], name: str, block: Block, counts: bool) -> None:
+    for held in group:
+        held.meet(name, block, counts)
+    block.corpus.forget_seeds()
+
+
+def _in_turns(parts: Mapping[str, Sequence[Document]], pairs: Sequence[tuple[str, str]], short: bool) -> Iterator[list[_Held]]:
     group: list[_Held] = []
-    size, any_yet = 0, False
+    size = 0
     for b in dict.fromkeys(b for _, b in pairs):
         begin = 0
         for block in blocks(parts[b]):
-            group.append(_Held(b, block, begin, [a for a, other in pairs if other == b]))
+            group.append(_Held(b, block, begin, [a for a, other in pairs if other == b], short))
             begin += len(block.documents)
             size += sum(map(len, block.texts))
             if size >= HELD:
                 yield group
-                group, size, any_yet = [], 0, True
-    if group or not any_yet:
+                group, size = [], 0
+    if group:
         yield group
 
 
@@ -120,13 +137,18 @@ class _Seen:
 
 
 class _Held:
-    """A block of held-out text, and what has been seen of it so far."""
+    """A block of held-out text, and what has been seen of it so far; with `short` also runs that are shorter than a copy."""
 
-    def __init__(self, name: str, block: Block, begin: int, befores: Sequence[str]) -> None:
-        self.name, self.block, self.begin = name, block, begin
+    def __init__(self, name: str, block: Block, begin: int, befores: Sequence[str], short: bool) -> None:
+        self.name, self.block, self.begin, self._short = name, block, begin, short
         self._whole = block.corpus.whole()
         self._lengths = {length: _Windows(block.corpus, length) for length in (COPY_WORDS, NGRAM_WORDS)}
         self._seen = {before: _Seen(block.corpus) for before in befores}
+
+    def hashes(self) -> Hashes:
+        """Of the different windows of a copy's length, sorted."""
+        hashes: Hashes = self._lengths[COPY_WORDS].different
+        return hashes
 
     def meet(self, name: str, block: Block, counts: bool) -> None:
         here = self._lengths[COPY_WORDS].met(block.corpus, None, counts)
@@ -144,7 +166,7 @@ class _Held:
             seen.starts[NGRAM_WORDS][in_both[1]] = True
             seen.leaking[overlap.documents_sharing(a, b, SPAN_WORDS, in_both)] = True
             seen.near[self._near(block, in_a, in_b)] = True
-        if len(in_b) or seen.span is None or seen.span[0] < COPY_WORDS:
+        if len(in_b) or (self._short and (seen.span is None or seen.span[0] < COPY_WORDS)):
             span = overlap.longest(a, b, (in_a, in_b))
             if span is not None and (seen.span is None or (span.length, -span.b_start) > (seen.span[0], -seen.span[1])):
                 words, other = b.words(span.b_start, span.length), block.documents[int(a.owner[span.a_start])].id
@@ -156,10 +178,13 @@ class _Held:
         alike = near.across([block.texts[index] for index in some], [self.block.texts[index] for index in others], NEAR)
         return [others[index] for index in alike]
 
-    def finish(self, results: Mapping[tuple[str, str], Found]) -> None:
+    def finish(self, results: Mapping[tuple[str, str], Found], wholes: Mapping[tuple[str, str], Mask] | None = None) -> None:
+        """Put what was seen into `results`; `wholes` says of each document of a pair whether the other part has it whole."""
         corpus = self.block.corpus
         for before, seen in self._seen.items():
             result = results[before, self.name]
+            if wholes is not None:
+                seen.whole |= wholes[before, self.name][self.begin : self.begin + len(seen.whole)]
             result.leaking += (np.flatnonzero(seen.leaking) + self.begin).tolist()
             result.whole += (np.flatnonzero(seen.whole) + self.begin).tolist()
             result.long_whole += (np.flatnonzero(seen.whole & (corpus.counts >= COPY_WORDS)) + self.begin).tolist()

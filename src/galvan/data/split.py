@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import operator
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import groupby, islice, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,7 +101,8 @@ def runs(documents: Sequence[Document]) -> list[range]:
 
 def run_begins(documents: Sequence[Document]) -> NDArray[np.int64]:
     """Where these runs begin."""
-    same_source = np.fromiter((one == other for one, other in pairwise(sources(documents))), dtype=np.bool_)
+    named = sources(documents)
+    same_source = np.fromiter(map(operator.eq, named, islice(named, 1, None)), dtype=np.bool_)
     follows = same_source & (np.diff(np.array(positions(documents), dtype=np.int64)) == 1)
     return np.flatnonzero(np.append(np.ones(min(1, len(documents)), dtype=np.bool_), ~follows))
 

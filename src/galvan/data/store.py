@@ -12,9 +12,11 @@ import tempfile
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from operator import attrgetter
+from functools import partial
+from itertools import chain, islice
+from operator import attrgetter, itemgetter
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +26,8 @@ from galvan.rundir import Document, cannot_write
 T = TypeVar("T")
 S = TypeVar("S")
 Places = NDArray[np.int64]
-_TOGETHER = 64  # items that are written and read at once: the next is mostly asked for next
-_LARGE = 1 << 16  # characters; fewer items than that are together where they have so many
+TOGETHER = 64  # items that are written and read at once: the next is mostly asked for next
+LARGE = 1 << 16  # characters; fewer items than that are together where they have so many
 
 
 class _OnDemand(Sequence[T]):
@@ -57,7 +59,7 @@ class _OnDemand(Sequence[T]):
 class Spool(_OnDemand[T]):
     """Items appended to a file and read back in any order; a byte of memory each. `unpack` makes an item from what `pack` gave.
 
-    `size` says about how many characters an item has; large items are put down at once.
+    `size` says about how many characters some items have; large items are put down at once.
     """
 
     def __init__(
@@ -65,7 +67,7 @@ class Spool(_OnDemand[T]):
         pack: Callable[[T], Any],
         unpack: Callable[[Any], T],
         folder: Path | None = None,
-        size: Callable[[T], int] | None = None,
+        size: Callable[[Sequence[T]], int] | None = None,
     ) -> None:
         self._pack, self._unpack, self._size, self._folder = pack, unpack, size, folder or Path(tempfile.gettempdir())
         try:
@@ -82,10 +84,14 @@ class Spool(_OnDemand[T]):
         self._first, self._block = 0, list[Any]()
 
     def append(self, item: T) -> None:
-        self._waiting.append(self._pack(item))
+        self.extend([item])
+
+    def extend(self, items: Sequence[T]) -> None:
+        """All of `items`, in about the time that one would take."""
+        self._waiting += map(self._pack, items)
         if self._size is not None:
-            self._weight += self._size(item)
-        if len(self._waiting) == _TOGETHER or self._weight >= _LARGE:
+            self._weight += self._size(items)
+        if len(self._waiting) >= TOGETHER or self._weight >= LARGE:
             self._put_down()
 
     def _put_down(self) -> None:
@@ -112,13 +118,38 @@ class Spool(_OnDemand[T]):
 
     def _take_up(self, block: int) -> int:
         """Read a block; returns the number of its first item."""
+        self._block, self._first = self._load(block), self._firsts[block]
+        return self._first
+
+    def _load(self, block: int) -> list[Any]:
         begin, end = self._ends[block], self._ends[block + 1]
         try:
-            self._block = pickle.loads(_read(self._file.fileno(), end - begin, begin))
+            found: list[Any] = pickle.loads(_read(self._file.fileno(), end - begin, begin))
         except OSError as error:
             raise cannot_write(self._folder, error) from None
-        self._first = self._firsts[block]
-        return self._first
+        return found
+
+    def packed(self, places: Iterable[int] | None = None) -> Iterator[Any]:
+        """What was packed, of all items or of those at `places`, without making items of it."""
+        if places is None:
+            blocks = (self._load(block) for block in range(len(self._firsts) - 1))
+            yield from chain.from_iterable(chain(blocks, [self._waiting]))
+            return
+        first, block = 0, list[Any]()
+        for place in places:
+            if not 0 <= place - first < len(block):
+                if place >= self._firsts[-1]:
+                    first, block = self._firsts[-1], self._waiting
+                else:
+                    number = bisect_right(self._firsts, place) - 1
+                    first, block = self._firsts[number], self._load(number)
+            yield block[place - first]
+
+    def __iter__(self) -> Iterator[T]:
+        return map(self._unpack, self.packed())
+
+    def items(self, places: Iterable[int]) -> Iterator[T]:
+        return map(self._unpack, self.packed(places))
 
     def take(self, places: Places) -> Taken[T]:
         return Taken(self, places)
@@ -133,13 +164,35 @@ def _read(file: int, size: int, begin: int) -> bytes:
 
 
 def spool_of(kind: type[T], items: Iterable[T] = (), folder: Path | None = None) -> Spool[T]:
-    """A spool of dataclass instances."""
-    names = list(kind.__dataclass_fields__)  # type: ignore[attr-defined]
-    size = (lambda item: len(item.text)) if "text" in names else None
-    spool = Spool[T](attrgetter(*names), lambda packed: kind(*packed), folder, size)
+    """A spool of named tuples or of dataclass instances."""
+    pack: Callable[[T], Any]
+    unpack: Callable[[Any], T]
+    if issubclass(kind, tuple):
+        names, pack, unpack = list(kind._fields), cast(Any, tuple), partial(tuple.__new__, kind)  # type: ignore[attr-defined]
+    else:
+        names = list(kind.__dataclass_fields__)  # type: ignore[attr-defined]
+        pack, unpack = attrgetter(*names), lambda packed: kind(*packed)
+    spool = Spool[T](pack, unpack, folder, characters_of if "text" in names else None)
     for item in items:
         spool.append(item)
     return spool
+
+
+def characters_of(items: Sequence[Any]) -> int:
+    return sum([len(item.text) for item in items])
+
+
+def in_turns(items: Iterable[T], characters: Callable[[list[T]], int] = characters_of) -> Iterator[list[T]]:
+    """`items`, about as many at once as lie together on disk; `characters` says how large some are."""
+    rest, count = iter(items), 1
+    while turn := list(islice(rest, count)):
+        yield turn
+        count = next_count(count, characters(turn))
+
+
+def next_count(count: int, characters: int) -> int:
+    """How many items to take next where `count` had so many characters: fewer if they are large, and soon more if they are small."""
+    return max(1, min(TOGETHER, 4 * count, count * LARGE // max(1, characters)))
 
 
 class Mapped(_OnDemand[T]):
@@ -172,11 +225,20 @@ class Taken(_OnDemand[T]):
         return self._items[int(self._places[number])]
 
     def __iter__(self) -> Iterator[T]:
-        item = self._items._item if type(self)._item is Taken._item and isinstance(self._items, _OnDemand) else None
-        return map(item, self._places.tolist()) if item else super().__iter__()
+        if isinstance(self._items, (Spool, Documents)):
+            if len(self._places) == len(self._items) and bool((np.diff(self._places) == 1).all()):  # all of them, as they lie
+                return iter(self._items)
+            found: Iterator[T] = self._items.items(whole_numbers(self._places))
+            return found
+        return map(self._items.__getitem__, whole_numbers(self._places))
 
     def take(self, places: Places) -> Taken[T]:
         return Taken(self._items, self._places[places])
+
+
+def whole_numbers(values: NDArray[np.int64]) -> Iterator[int]:
+    """`values` as Python's integers, which take five times the memory, a few thousand at a time."""
+    return chain.from_iterable(values[begin : begin + 4096].tolist() for begin in range(0, len(values), 4096))
 
 
 class Documents(_OnDemand[Document]):
@@ -190,12 +252,18 @@ class Documents(_OnDemand[Document]):
         self._names: dict[str, str] = {}
 
     def append(self, document: Document, n_tokens: int) -> None:
-        self._spool.append(document)
-        source = self._names.setdefault(document.source, document.source)
-        self.sources.append(source)
-        self.groups.append(source if document.group is None else self._names.setdefault(document.group, document.group))
-        self.positions.append(document.position)
-        self.n_tokens.append(n_tokens)
+        self.extend([document], [n_tokens])
+
+    def extend(self, documents: Sequence[Document], n_tokens: Iterable[int]) -> None:
+        self._spool.extend(documents)
+        name = self._names.setdefault
+        self.sources += [name(document.source, document.source) for document in documents]
+        self.groups += [
+            name(document.source, document.source) if document.group is None else name(document.group, document.group)
+            for document in documents
+        ]
+        self.positions.extend([document.position for document in documents])
+        self.n_tokens.extend(n_tokens)
 
     def __len__(self) -> int:
         return len(self._spool)
@@ -203,8 +271,20 @@ class Documents(_OnDemand[Document]):
     def _item(self, number: int) -> Document:
         return self._spool._item(number)
 
+    def __iter__(self) -> Iterator[Document]:
+        return iter(self._spool)
+
+    def items(self, places: Iterable[int]) -> Iterator[Document]:
+        return self._spool.items(places)
+
+    def texts(self, places: Iterable[int] | None = None) -> Iterator[str]:
+        return map(_TEXT, self._spool.packed(places))
+
     def take(self, places: Places) -> Part:
         return Part(self, places)
+
+
+_TEXT = itemgetter(list(Document.__dataclass_fields__).index("text"))
 
 
 class Part(Taken[Document]):
@@ -217,6 +297,9 @@ class Part(Taken[Document]):
     def take(self, places: Places) -> Part:
         return Part(self._documents, self._places[places])
 
+    def texts(self) -> Iterator[str]:
+        return self._documents.texts(whole_numbers(self._places))
+
     def column(self, name: str) -> list[Any]:
         values = getattr(self._documents, name)
         return [values[place] for place in self._places]
@@ -228,6 +311,17 @@ def take(items: Sequence[T], places: Iterable[int]) -> Sequence[T]:
         taken: Sequence[Any] = items.take(np.fromiter(places, dtype=np.int64))
         return taken
     return [items[place] for place in places]
+
+
+def texts(documents: Sequence[Document]) -> Iterator[str]:
+    """Of each document the text; those on disk are not made for it."""
+    return documents.texts() if isinstance(documents, (Documents, Part)) else (document.text for document in documents)
+
+
+def folder_of(documents: Sequence[Document]) -> Path | None:
+    """Where documents lie that are on disk."""
+    whole = documents._documents if isinstance(documents, Part) else documents
+    return whole._spool._folder if isinstance(whole, Documents) else None
 
 
 def sources(documents: Sequence[Document]) -> list[str]:

@@ -5,22 +5,16 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from galvan.data.columns import Columns
-from galvan.data.files import lines, whole
+from galvan.data.files import line_turns, whole
 from galvan.data.rows import ROW_LIMIT, one_line, require_columns, too_long
 from galvan.errors import DataError
 
-
-class Record(NamedTuple):
-    """One record and its place as in "line 7"."""
-
-    place: str
-    values: Mapping[str, object]
-
-
+Record = tuple[str, Mapping[str, object]]  # its place, as in "line 7", and the values by column
 Reader = Callable[[Path, str, Columns], Iterator[Record]]
 
 
@@ -30,7 +24,7 @@ def csv_records(path: Path, name: str, columns: Columns, delimiter: str = ",") -
     Strict: an open quote or a row of another width would silently change the text, so each is refused.
     """
     csv.field_size_limit(ROW_LIMIT)  # process-wide, and 128 KB by default
-    reader = csv.reader(lines(path, name), delimiter=delimiter, strict=True)
+    reader = csv.reader(chain.from_iterable(line_turns(path, name)), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     while True:
         line = reader.line_num + 1
@@ -53,7 +47,7 @@ def csv_records(path: Path, name: str, columns: Columns, delimiter: str = ",") -
                 "put a text that holds the separator or a line break in double quotes.",
             )
         else:
-            yield Record(f"line {line}", dict(zip(header, cells, strict=True)))
+            yield f"line {line}", dict(zip(header, cells, strict=True))
 
 
 def _bad_csv(error: csv.Error, where: str) -> DataError:
@@ -78,10 +72,19 @@ def tsv_records(path: Path, name: str, columns: Columns) -> Iterator[Record]:
 
 def jsonl_records(path: Path, name: str, columns: Columns) -> Iterator[Record]:
     """One JSON object (or one string) a line; blank lines are passed over."""
-    for number, line in enumerate(lines(path, name), 1):
-        if line.isspace():
-            continue
-        yield _record(_parse(line.rstrip(), f"{name} line {number}", name_line=False), f"line {number}", name, columns)
+    decode = json.JSONDecoder().raw_decode
+    for number, line in enumerate(chain.from_iterable(line_turns(path, name)), 1):
+        try:
+            value, end = decode(line)
+        except (ValueError, RecursionError):
+            value, end = None, -1
+        if isinstance(value, dict) and line[end:] in _LINE_ENDS:
+            yield f"line {number}", value
+        elif not line.isspace():
+            yield _record(_parse(line.rstrip(), f"{name} line {number}", name_line=False), f"line {number}", name, columns)
+
+
+_LINE_ENDS = frozenset(["\n", "", "\r\n", "\r"])
 
 
 def json_records(path: Path, name: str, columns: Columns) -> Iterator[Record]:
@@ -117,7 +120,7 @@ def _record(value: object, place: str, name: str, columns: Columns) -> Record:
         value = {columns.text: value}
     if not isinstance(value, dict):
         raise DataError("data/json-shape", f"{name} {place}: must be an object or a text, found {_kind(value)}.")
-    return Record(place, value)
+    return place, value
 
 
 def _kind(value: object) -> str:
@@ -144,7 +147,7 @@ def parquet_records(path: Path, name: str, columns: Columns) -> Iterator[Record]
             for batch in file.iter_batches(batch_size=1024, columns=wanted):
                 for values in batch.to_pylist():
                     number += 1
-                    yield Record(f"row {number}", values)
+                    yield f"row {number}", values
     except (pyarrow.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
         if isinstance(error, DataError):
             raise
