@@ -162,18 +162,3 @@ def test_preparing_writes_preflight_and_recutting_trains(tmp_path: Path, base: L
     assert {path.name for path in (tmp_path / "run" / "pictures").iterdir()} == {"lengths.svg", "splits.svg", "duplicates.svg"}
     story.train()
     assert read_json(tmp_path / "run" / "training.json")["steps"] == found.steps
-
-
-def test_training_text_is_encoded_once_for_its_report_and_for_preflight(
-    tmp_path: Path, base: Located, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "a.txt").write_text("\n\n".join(f"Sentence number {n} is about the thing {n * n}." for n in range(300)))
-    recipe = from_text("", "test", [f"model.base={base.path}", f"data.source={tmp_path / 'a.txt'}", "data.document_tokens=64"])
-    story = Story.begin(recipe, tmp_path / "run", None, offline=True)
-    encoded: list[str] = []
-    encode = story._encode
-    monkeypatch.setattr(story, "_encode", lambda documents: encoded.extend(d.id for d in documents) or encode(documents))
-    with story.alone():
-        found = story.prepare()
-    train = [json.loads(line)["id"] for line in (tmp_path / "run" / "data" / "train.jsonl").read_text().splitlines()]
-    assert found.rows == len(train) and sorted(encoded) == sorted(set(encoded)) and set(train) <= set(encoded)
