@@ -19,12 +19,12 @@ from galvan.data.read import read
 from galvan.errors import DataError
 from galvan.report import judge
 from galvan.report.verdict import exit_code, vetoes
-from galvan.rundir import Document, read_rows, write_rows
+from galvan.rundir import Document, write_rows
 from galvan.style.files import passages, read_texts
 from galvan.style.guards import shuffle_words
 from galvan.style.lists import PRONOUNS
 from galvan.style.others import other_voices
-from galvan.style.run import style_of_run
+from galvan.style.run import _no_sense, style_of_run
 from processes import galvan
 from synthetic import Plan, make, verdict_of
 
@@ -53,9 +53,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_command_answers_in_one_document_and_needs_no_model(place: Path) -> None:
     files = ("--author", "author.jsonl", "--base", "base.jsonl", "--tuned", "tuned.jsonl", "--held-out", "held.jsonl")
-    done = galvan("style", *files, "--json", cwd=place)
+    done = galvan("style", *files, "--without", "pronouns", "--json", cwd=place)
     found = json.loads(done.out)
     assert (done.code, found["closer"], found["vetoes"], done.err) == (0, "yes", [], "")
+    assert not {m["phrase"].split("\u201d")[0].rpartition("\u201c")[2] for m in found["moved"]} & PRONOUNS
     assert set(found["typography"]) == {"author", "held_out", "base", "tuned"}
 
 
@@ -66,10 +67,8 @@ def test_the_command_says_what_is_missing_and_ends_with_its_code(place: Path) ->
     assert done.code == 3 and done.out == "" and done.err.startswith("error[data/missing]") and done.err.count("\n") == 1
 
 
-def test_words_can_be_left_out_by_list_and_an_unknown_list_is_refused(place: Path) -> None:
-    files = ("--author", "author.jsonl", "--base", "base.jsonl", "--tuned", "tuned.jsonl", "--held-out", "held.jsonl")
-    done = galvan("style", *files, "--without", "pronouns", "--json", cwd=place)
-    assert not {m["phrase"].split("\u201d")[0].rpartition("\u201c")[2] for m in json.loads(done.out)["moved"]} & PRONOUNS
+def test_a_list_of_words_that_there_is_not_is_refused(place: Path) -> None:
+    files = ("--author", "author.jsonl", "--base", "base.jsonl", "--tuned", "tuned.jsonl")
     done = galvan("style", *files, "--without", "verbs", cwd=place)
     assert (
         done.code == 2
@@ -120,7 +119,8 @@ def test_a_run_without_samples_is_not_measured_and_says_so(tmp_path: Path) -> No
     assert not (tmp_path / "style.json").exists() and "write like the author" not in (tmp_path / "analysis.md").read_text()
 
 
-def test_a_run_that_writes_like_the_author_says_so_everywhere(tmp_path: Path) -> None:
+def test_a_run_that_writes_like_the_author_says_so_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("galvan.style.run.NO_SENSE", 0.0)  # so that there is a caution
     judged = judge(run(tmp_path, FURTHER))
     block = verdict_of(tmp_path)["style"]
     assert block["closer"] == "yes" and block["vetoes"] == [] and block["gap_closed"] > 0.7 and block["ci95"][0] > 0.2
@@ -130,6 +130,8 @@ def test_a_run_that_writes_like_the_author_says_so_everywhere(tmp_path: Path) ->
 
     show(judged.evidence, judged.verdict, tmp_path, console=Console(file=shown, width=80))
     assert "Style         Closer to the author than the base; gap closed" in shown.getvalue()
+    said = (" ".join(shown.getvalue().split()), page, (tmp_path / "report.html").read_text())
+    assert all("Such a model writes no sense" in text for text in said)
     kept = json.loads((tmp_path / "style.json").read_text())
     assert [pair["rank"] for pair in kept["pairs"]] == ["median", "best", "worst"] and all(pair["author"] for pair in kept["pairs"])
     assert kept["style"]["tests"]["n_pairs"] == len(FURTHER) and kept["own"] is None
@@ -150,34 +152,19 @@ def test_the_base_s_own_likelihood_can_veto(tmp_path: Path) -> None:
 
 def test_a_model_too_weak_to_write_sense_is_said_to_be_and_an_able_one_is_not(tmp_path: Path) -> None:
     """Word salad has people's order of little words: only how hard the model finds the author's next word gives it away."""
-    folder = run(tmp_path, FURTHER)
-    scores = pq.read_table(folder / "scores.parquet").to_pylist()
-    documents = list(read_rows(folder / "data" / "test.jsonl"))
-    words = {row["id"]: len(row["text"].split()) for row in documents}
+    documents = [Document(f"d{i}", "word " * (50 + i), "book", i) for i in range(5)]
     for choices, said in ((149.0, False), (246.0, True)):
-        for row in scores:
-            if row["arm"] == "tuned" and row["split"] == "test" and row["document"] in words:
-                row["nll_nats"] = math.log(choices) * words[row["document"]]
-        pq.write_table(pa.Table.from_pylist(scores), folder / "scores.parquet")
-        found = style_of_run(folder)
-        assert found is not None and found.style.closer == "yes"
-        assert any(f"a choice among {choices:.0f}" in caution for caution in found.style.cautions) is said
-
-
-def test_what_style_cautions_about_stands_in_the_terminal_and_on_both_pages(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from galvan.report.terminal import show
-
-    monkeypatch.setattr("galvan.style.run.NO_SENSE", 0.0)
-    judged, shown = judge(run(tmp_path, FURTHER)), StringIO()
-    show(judged.evidence, judged.verdict, tmp_path, console=Console(file=shown, width=400))
-    pages = (shown.getvalue(), (tmp_path / "analysis.md").read_text(), (tmp_path / "report.html").read_text())
-    assert all("Such a model writes no sense" in page for page in pages)
+        scores = [
+            {"arm": arm, "split": "test", "document": d.id, "nll_nats": math.log(choices if arm == "tuned" else 9.0) * len(d.text.split())}
+            for arm in ("base", "tuned") for d in documents
+        ]  # fmt: skip
+        pq.write_table(pa.Table.from_pylist(scores), tmp_path / "scores.parquet")
+        caution = _no_sense(tmp_path, documents)
+        assert (caution is not None) is said and (caution is None or "a choice among 246" in caution)
 
 
 def test_what_follows_a_prompt_is_judged_and_the_prompt_is_not(tmp_path: Path) -> None:
-    from galvan.rundir import read_documents
+    from galvan.rundir import read_documents, read_rows
     from galvan.style.run import continuations
 
     folder = run(tmp_path, FURTHER)
