@@ -1,9 +1,12 @@
-"""A small server in the shape of the Hugging Face Hub, on loopback: enough for `snapshot_download`, with the Hub's own ways to fail."""
+"""A small server in the shape of the Hugging Face Hub, on loopback: enough for `snapshot_download` and `create_commit`, with the Hub's own ways
+to fail. What was uploaded can be downloaded again."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,16 +15,23 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import yaml
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub:
     """Repositories by id, each a folder; `revisions` are the names that exist; `requests` is every path that was asked for.
 
-    `gated` ids answer 403, `broken` makes every answer a 500, `cut` makes every file end half-way.
+    `gated` ids answer 403, `broken` makes every answer a 500, `cut` makes every file end half-way. `tokens` may write to the owners they name;
+    new repositories lie in `store`, and `visibility` says who sees them.
     """
 
-    def __init__(self, repositories: dict[str, Path]) -> None:
+    def __init__(self, repositories: dict[str, Path], store: Path | None = None, tokens: dict[str, set[str]] | None = None) -> None:
+        self.store, self.tokens = store, tokens or {}
+        self.visibility: dict[str, str | None] = {}
+        self.large: dict[str, bytes] = {}
+        self.commits: list[str] = []
         self.repositories = repositories
         self.revisions = {"main", "v1.0", COMMIT}
         self.gated: set[str] = set()
@@ -54,6 +64,74 @@ class Hub:
         content = file.read_bytes()
         return 200, {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": COMMIT}, content
 
+    def write(self, path: str, token: str | None, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        """The answer to a POST or PUT: a repository made, files announced, large ones taken, a commit of all of them or none."""
+        path = unquote(urlsplit(path).path)
+        if self.broken:
+            return 500, {}, b'{"error": "Internal Error"}'
+        if path.startswith("/large/"):  # a signed address: no token is asked for
+            return self._take(path.removeprefix("/large/"), body)
+        if path == "/api/validate-yaml":
+            return self._json(_judged_head(json.loads(body)["content"]))
+        if token not in self.tokens:
+            return self._error(401, "", "Invalid username or password.")
+        asked = json.loads(body.split(b"\n")[0] or b"{}") if body else {}
+        if path == "/api/repos/create":
+            return self._create(self.tokens[token], asked)
+        found = re.fullmatch(
+            r"/(?:api/models/)?([^/]+)/([^/]+?)(?:\.git)?/(preupload/main|commit/main|info/lfs/objects/batch|verify)", path
+        )
+        if found is None:
+            return self._error(404, "EntryNotFound", f"no such address: {path}")
+        if found[1] not in self.tokens[token]:
+            return self._error(403, "", "You do not have the required permissions.")
+        repository, verb = f"{found[1]}/{found[2]}", found[3]
+        if repository not in self.repositories:
+            return self._error(404, "RepoNotFound", "Repository not found")
+        if verb == "verify":
+            return self._json({"message": "OK"}) if asked["oid"] in self.large else self._error(404, "", "not uploaded")
+        if verb == "preupload/main":
+            modes = {True: "lfs", False: "regular"}
+            return self._json({"files": [{"path": f["path"], "uploadMode": modes[f["path"].endswith(".safetensors")], "shouldIgnore": False} for f in asked["files"]]})  # fmt: skip
+        if verb == "commit/main":
+            return self._commit(repository, [json.loads(line) for line in body.splitlines()])
+        objects = [
+            {
+                **one,
+                "actions": {
+                    "upload": {"href": f"{self.url}/large/{one['oid']}"},
+                    "verify": {"href": f"{self.url}/{repository}/verify"},
+                },
+            }
+            for one in asked["objects"]
+        ]
+        return self._json({"transfer": "basic", "objects": objects})
+
+    def _create(self, owners: set[str], asked: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
+        repository = f"{asked['organization']}/{asked['name']}"
+        if asked["organization"] not in owners:
+            return self._error(403, "", "You don't have the rights to create a model under this namespace.")
+        if repository in self.repositories:
+            return 409, {}, json.dumps({"error": "You already created this model repo", "url": f"{self.url}/{repository}"}).encode()
+        assert self.store is not None
+        self.repositories[repository], self.visibility[repository] = self.store / repository, asked.get("visibility")
+        self.repositories[repository].mkdir(parents=True)
+        return self._json({"url": f"{self.url}/{repository}", "id": repository})
+
+    def _take(self, digest: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        if hashlib.sha256(body).hexdigest() != digest:
+            return self._error(400, "", "the content does not match its sha256")
+        self.large[digest] = body
+        return 200, {}, b""
+
+    def _commit(self, repository: str, lines: list[dict[str, Any]]) -> tuple[int, dict[str, str], bytes]:
+        files = {one["value"]["path"]: base64.b64decode(one["value"]["content"]) for one in lines if one["key"] == "file"}
+        files |= {one["value"]["path"]: self.large[one["value"]["oid"]] for one in lines if one["key"] == "lfsFile"}
+        for name, content in files.items():
+            (self.repositories[repository] / name).write_bytes(content)
+        self.commits.append(lines[0]["value"]["summary"])
+        return self._json({"success": True, "commitOid": COMMIT, "commitUrl": f"{self.url}/{repository}/commit/{COMMIT}"})
+
     def _error(self, status: int, code: str, message: str) -> tuple[int, dict[str, str], bytes]:
         return status, {"X-Error-Code": code, "X-Error-Message": message}, b""
 
@@ -74,6 +152,19 @@ class Hub:
         ]  # fmt: skip
 
 
+def _judged_head(content: str) -> dict[str, Any]:
+    """What the Hub's own check of a card's front matter says: YAML, and a base that is called by an id."""
+    try:
+        head = yaml.safe_load(content.split("---\n")[1])
+    except (yaml.YAMLError, IndexError) as error:
+        return {"errors": [{"message": f"not YAML: {error}"}], "warnings": []}
+    base = head.get("base_model")
+    wrong = (
+        [] if base is None or re.fullmatch(r"[\w.-]+/[\w.-]+", base) else [{"message": f'"base_model" {base} is not a model id'}]
+    )
+    return {"errors": wrong, "warnings": []}
+
+
 @contextmanager
 def serving(hub: Hub) -> Iterator[Hub]:
     """Serve `hub` on a free port of the loopback interface; `hub.url` says which."""
@@ -87,9 +178,16 @@ def serving(hub: Hub) -> Iterator[Hub]:
         def do_GET(self) -> None:
             self._send(body=True)
 
-        def _send(self, body: bool) -> None:
+        def do_POST(self) -> None:
+            sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self._send(True, hub.write(self.path, (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None, sent))
+
+        def do_PUT(self) -> None:
+            self.do_POST()
+
+        def _send(self, body: bool, answer: tuple[int, dict[str, str], bytes] | None = None) -> None:
             hub.requests.append(self.path)
-            status, headers, content = hub.answer(self.path)
+            status, headers, content = answer or hub.answer(self.path)
             self.send_response(status)
             for key, value in {"Content-Length": str(len(content)), **headers}.items():
                 self.send_header(key, value)

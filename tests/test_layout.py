@@ -25,9 +25,10 @@ ORDER = [
     {"measure", "style"},
     {"compare", "compare_seeds", "compare_shuffled", "copying", "forgetting", "augment", "app"},
     {"diagnosis"},
-    {"notebook", "preflight", "report"},
-    {"plan", "story"},
-    {"doctor", "pipeline"},
+    {"notebook", "preflight", "report", "trackers"},
+    {"plan", "story", "side_by_side"},
+    {"doctor", "pipeline", "space"},
+    {"publish"},
     {"cli"},
     {"__main__"},
 ]

@@ -336,6 +336,58 @@ def open_app(
 
 
 @app.command()
+def compare(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Folders of runs, or of `galvan score` with several adapters.")],
+    price: Annotated[float | None, typer.Option("--price-per-hour", min=0, help="What an hour of the machines costs, for the cost of each training.")] = None,
+    currency: Annotated[str, typer.Option("--currency", help="Of that price.")] = "USD",
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where compare.json, compare.md and compare.html go; default runs/compare-HASH.")] = None,
+    json: Json = False,
+) -> None:  # fmt: skip
+    """Several runs side by side, judged together on the documents that all scored. Example: galvan compare runs/rank-8 runs/rank-16"""
+    from galvan.report import comparison
+    from galvan.rundir import fingerprint, write_text
+    from galvan.side_by_side import best, side_by_side
+
+    found = side_by_side(folders, price, currency)
+    sentence = best(found)[2]
+    place = out or Path("runs") / f"compare-{fingerprint([str(folder) for folder in folders])[:8]}"
+    pages = {"compare.md": comparison.to_markdown, "compare.html": comparison.to_html}
+    for name, page in pages.items():
+        write_text(place / name, page(found, sentence))
+    write_text(place / "compare.json", found.to_json() + "\n")
+    if json:
+        print(found.to_json())
+        return
+    comparison.show(found, sentence)
+    for name in ("compare.json", *pages):
+        print(shown(f"  {place / name}"))
+
+
+@app.command()
+def publish(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    to: Annotated[str | None, typer.Option("--to", metavar="TARGET", help="A folder, or a repository of the Hub as hub:org/name.")] = None,
+    space: Annotated[Path | None, typer.Option("--space", metavar="DIR", help="Write a folder that runs the playground as a Hugging Face Space.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; print the files, their sizes and the card.")] = False,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Publish a run that was refused, vetoed or not shown to work; the card says so first.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="A new repository may be seen by all; without it, it is private.")] = False,
+    base: Annotated[str | None, typer.Option("--base", metavar="ORG/NAME", help="Where others find the base, if it was a folder here.")] = None,
+    licence: Annotated[str | None, typer.Option("--license", metavar="ID", help="The licence as the Hub writes it, for example apache-2.0.")] = None,
+    price: Annotated[float | None, typer.Option("--price-per-hour", min=0, help="What an hour of this machine costs, for the cost on the card.")] = None,
+    currency: Annotated[str, typer.Option("--currency", help="Of that price.")] = "USD",
+    json: Json = False, offline: Offline = False,
+) -> None:  # fmt: skip
+    """Adapter and model card to a folder or the Hub, if the run worked. Example: galvan publish runs/frankenstein --to hub:me/letters --dry-run"""
+    from galvan.publish import Asked
+    from galvan.publish import publish as go
+    from galvan.rundir import open_run
+
+    asked = Asked(base=base, licence=licence, price_per_hour=price, currency=currency)
+    found = go(open_run(folder), to, asked=asked, space=space, anyway=anyway, dry_run=dry_run, public=public, offline=offline)
+    print(found.to_json() if json else found.to_text())
+
+
+@app.command()
 def doctor(json: Json = False) -> None:
     """Versions, devices, memory, disk and Hub login. Example: galvan doctor"""
     from galvan.doctor import examine

@@ -57,6 +57,12 @@ class ComparisonRefused(GalvanError, RuntimeError):
     exit_code = EXIT_MODEL
 
 
+class GateNotMet(GalvanError, RuntimeError):
+    """Done, but the fine-tune is not shown to have worked, and what was asked for needs that."""
+
+    exit_code = EXIT_GATE_NOT_MET
+
+
 class ResourceError(GalvanError, OSError):
     """Disk, memory, time or the network gave out."""
 

@@ -48,6 +48,7 @@ def run(
         if seeds > 1:
             ask(story.folder, training_seeds(asked, seeds))
         judged = judge(story.folder)
+        story.conclude(judged.verdict)
         if seeds == 1 or judged.verdict["verdict"] == "refused":
             return judged
         for number, seed in enumerate(training_seeds(asked, seeds)[1:], 2):
@@ -88,7 +89,9 @@ def evaluate(
         story.score()
         story.generate()
         story.retain()
-        return judge(story.folder)
+        judged = judge(story.folder)
+        story.conclude(judged.verdict)
+        return judged
 
 
 def _foreign(name: str, base: str, data: str, column: str, settings: Sequence[str]) -> Recipe:

@@ -322,6 +322,10 @@ class Recipe(Section):
     training: Training = Field(default_factory=Training, description="The fine-tune.")
     evaluation: Evaluation = Field(default_factory=Evaluation, description="The comparison.")
     generation: Generation = Field(default_factory=Generation, description="The texts that both arms write.")
+    trackers: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = Field(
+        default_factory=list,
+        description="Programs that also get the curves and the verdict, each installed by you: tensorboard, wandb, mlflow, trackio. No text is sent.",
+    )
 
     @property
     def training_seed(self) -> int:

@@ -74,10 +74,11 @@ class Story:
     @classmethod
     def begin(cls, recipe: Recipe, folder: Path, progress: Progress | None, offline: bool, tuned: str | None = None) -> Story:
         """Find the models, say what was chosen and why, and write the resolved recipe into the run."""
-        from galvan import models
+        from galvan import models, trackers
         from galvan.measure.lm_eval_tasks import require_lm_eval
 
         progress = progress or Silent()
+        trackers.require(recipe.trackers)
         require_lm_eval(recipe.evaluation.lm_eval_tasks)
         base = models.locate(recipe.model.base, offline=offline)
         adapter = None if tuned is None else models.locate(tuned, "adapter", offline)
@@ -318,6 +319,7 @@ class Story:
 
     def _train_now(self, target: str, identity: str) -> list[str]:
         from galvan import models
+        from galvan.trackers import tracking
         from galvan.training.loop import train
         from galvan.training.loss_checks import loss_checks
 
@@ -340,10 +342,11 @@ class Story:
                 "training.method full cannot train a quantised base; set model.quantization to none or method to lora.",
             )
         checks = loss_checks(model, rows, settings.packing)
-        trained = train(
-            model, self._rows_of_epoch(splits["train"], encode["train"], augmented), settings, self.recipe.training_seed, work, encode["validation"],
-            _probe(encode["train"], settings.probe_documents), identity, self.progress,
-        )  # fmt: skip
+        with tracking(self.folder, self.recipe, self.progress, self.offline) as tracked:
+            trained = train(
+                model, self._rows_of_epoch(splits["train"], encode["train"], augmented), settings, self.recipe.training_seed, work, encode["validation"],
+                _probe(encode["train"], settings.probe_documents), identity, self.progress, None if distributed.rank() or not self.recipe.trackers else tracked.log,
+            )  # fmt: skip
         if distributed.rank():
             return []
         saved = work / target
@@ -579,6 +582,15 @@ class Story:
         self._write_scores(rows())
         return not others
 
+    def conclude(self, verdict: Mapping[str, Any]) -> None:
+        """The verdict for the trackers that the recipe names."""
+        from galvan.trackers import tracking
+
+        training = self.folder / "training.json"
+        if self.recipe.trackers:
+            with tracking(self.folder, self.recipe, self.progress, self.offline) as tracked:
+                tracked.conclude(int(read_json(training)["steps"]) if training.is_file() else 0, verdict)
+
     # ---- what the stages share ----
 
     def _reuse(self, stage: Stage) -> bool:
@@ -652,7 +664,9 @@ class Story:
 
     def _arms(self) -> dict[str, Any]:
         assert self.tuned is not None
-        names = sorted(p for p in self.tuned.path.iterdir() if p.is_file())
+        names = sorted(
+            p for p in self.tuned.path.iterdir() if p.is_file() and p.name != "README.md"
+        )  # the card follows from the rest
         return {
             "base": self.prints,
             "tuned": {p.name: sha256_file(p) for p in names},

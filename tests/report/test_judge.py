@@ -486,7 +486,7 @@ def test_the_write_up_has_the_origins_sections_in_its_order(tmp_path: Path) -> N
     judge(make(tmp_path))
     titles = re.findall(r"^## (.*)$", (tmp_path / "analysis.md").read_text(), re.MULTILINE)
     assert titles == [
-        "Summary", "Training details", "Key findings", "Possible explanations", "Recommendations", "Next steps", "How it was measured", "Files", "Conclusion",
+        "Summary", "Training details", "Key findings", "Possible explanations", "Recommendations", "Next steps", "How it was measured", "Limits", "Files", "Conclusion",
     ]  # fmt: skip
 
 
@@ -504,7 +504,7 @@ def test_every_explanation_has_evidence_for_and_against_a_status_and_what_would_
 def test_the_healthy_run_excludes_a_dead_adapter_by_figures_and_not_by_printing_its_status(tmp_path: Path) -> None:
     judge(make(tmp_path))
     text = section((tmp_path / "analysis.md").read_text(), "Possible explanations").split("\n### ")[1]
-    assert "excluded" in text.splitlines()[0] and "B07 is excluded" in text and "over ten times the noise floor" in text
+    assert "excluded" in text.splitlines()[0] and "| B07 " in text and "over ten times the noise floor" in text
 
 
 def test_an_inconclusive_run_is_told_what_it_could_not_have_seen_and_never_that_there_is_no_effect(tmp_path: Path) -> None:

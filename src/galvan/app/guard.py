@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 from fastapi import HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
@@ -52,9 +52,12 @@ class Session:
 class Guard:
     """The keys of one server: its one-time token or its password, and the sessions that were opened with them."""
 
-    def __init__(self, host: str, port: int, password: str | None = None) -> None:
-        """Without a password the host must be loopback; RecipeError otherwise, or where the password is short."""
-        if password is None and not loopback(host):
+    def __init__(
+        self, host: str, port: int, password: str | None = None, public: str | None = None, open_to_all: bool = False
+    ) -> None:  # fmt: skip
+        """Without a password the host must be loopback, unless the pages are `open_to_all`; RecipeError otherwise, or where the password
+        is short. `public` is the address under which a proxy in front of this server is reached, such as https://name.hf.space."""
+        if password is None and not loopback(host) and not open_to_all:
             raise RecipeError(
                 "app/password", "Only this machine may open the pages without a password; set GALVAN_APP_PASSWORD, or leave --host away."
             )  # fmt: skip
@@ -64,7 +67,8 @@ class Guard:
                 f"The password has {len(password)} characters; {SHORTEST_PASSWORD} are the fewest for a page on a network.",
             )
         self.host, self.port = host, port
-        self.token = secrets.token_urlsafe(32) if password is None else None
+        self.public, self.open_to_all = urlsplit(public) if public else None, open_to_all and password is None
+        self.token = secrets.token_urlsafe(32) if password is None and not open_to_all else None
         self._password = password
         self._sessions: dict[str, Session] = {}
         self._wrong: list[float] = []
@@ -77,6 +81,8 @@ class Guard:
 
     def known_host(self, header: str) -> bool:
         """Is this Host header ours? A name that someone else's DNS points at us (rebinding) is not."""
+        if self.public is not None and header.lower() == self.public.netloc.lower():
+            return True
         name, colon, port = header.rpartition(":")
         if not colon or port != str(self.port):
             return False
@@ -86,6 +92,11 @@ class Guard:
         if name == self.host.lower():
             return True
         return self.host in ("0.0.0.0", "::") and _is_address(name)  # of all interfaces any address may be meant, but no name
+
+    def origin(self, host: str) -> str:
+        """What a browser at our own page sends as Origin with this Host header."""
+        ours = self.public is not None and host.lower() == self.public.netloc.lower()
+        return f"{self.public.scheme if ours and self.public else 'http'}://{host.lower()}"
 
     def redeem(self, token: str) -> Response:
         """Exchange the printed token for a session, once; after that it opens nothing."""
@@ -102,8 +113,8 @@ class Guard:
         return response
 
     def visitor(self, response: Response) -> Response:
-        """`response` with a session that may only give the password."""
-        self._give(response, Session(trusted=False))
+        """`response` with a session: of one who may only give the password, or, where the pages are open, may use them."""
+        self._give(response, Session(trusted=self.open_to_all))
         return response
 
     def sign_in(self, request: Request, password: str) -> Response:
@@ -133,7 +144,8 @@ class Guard:
                 forgotten = next((k for k, s in self._sessions.items() if not s.trusted), next(iter(self._sessions)))
                 del self._sessions[forgotten]
             self._sessions[name] = session
-        response.set_cookie(COOKIE, name, httponly=True, samesite="strict", path="/")
+        secure = self.public is not None and self.public.scheme == "https"
+        response.set_cookie(COOKIE, name, httponly=True, samesite="strict", path="/", secure=secure)
 
     @property
     def asks_password(self) -> bool:
@@ -183,7 +195,7 @@ class Gate:
         hosts, origins = request.headers.getlist("host"), request.headers.getlist("origin")
         if len(hosts) != 1 or not self.guard.known_host(hosts[0]):
             return _plain(403, "This address is not the one that galvan printed.")
-        own = f"http://{hosts[0].lower()}"
+        own = self.guard.origin(hosts[0])
         if any(origin.lower() != own for origin in origins) or (request.method not in ("GET", "HEAD") and not origins):
             return _plain(403, "The request comes from another page than ours.")
         session = self.guard.session(request.cookies)
@@ -191,6 +203,8 @@ class Gate:
         redeems = request.url.path == "/" and request.method == "GET" and "token" in request.query_params
         if redeems or request.url.path.startswith(OPEN_PATHS) or (session is not None and session.trusted):
             return None
+        if self.guard.open_to_all and request.method == "GET":
+            return self.guard.visitor(RedirectResponse("/", 303))
         if self.guard.asks_password and request.method == "GET":
             return RedirectResponse("/login", 303)
         return _plain(403, "No session: open the link that galvan printed.")

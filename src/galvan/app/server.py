@@ -38,13 +38,14 @@ HEADLINES = {
 }
 
 
-def create_app(folder: Path, guard: Guard, store: Store, playground: Playground | None = None) -> FastAPI:
-    """The pages of one run."""
+def create_app(folder: Path, guard: Guard, store: Store | None, playground: Playground | None = None) -> FastAPI:
+    """The pages of one run; without a `store` for answers there is no blind review."""
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
         yield
-        store.close()
+        if store is not None:
+            store.close()
 
     # FastAPI can send traces, and with them the one-time link, to wherever the environment's OTEL_ variables point.
     quiet: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False}
@@ -59,7 +60,7 @@ def create_app(folder: Path, guard: Guard, store: Store, playground: Playground 
     def page(request: Request, name: str, code: int = 200, **values: Any) -> HTMLResponse:
         session: Session | None = getattr(request.state, "session", None)
         known = {
-            "trusted": session is not None and session.trusted, "csrf": session.csrf if session else "", "playground": playground,
+            "trusted": session is not None and session.trusted, "csrf": session.csrf if session else "", "playground": playground, "reviewed": store is not None,
             "here": request.url.path.split("/")[1], "rater": session.rater if session else None, "note": None,
         }  # fmt: skip
         return HTMLResponse(pages.get_template(f"{name}.html").render(known | values), code)
@@ -75,7 +76,7 @@ def create_app(folder: Path, guard: Guard, store: Store, playground: Playground 
 
     @app.get("/")
     def home(token: str | None = None) -> Response:
-        return RedirectResponse("/review", 303) if token is None else guard.redeem(token)
+        return RedirectResponse("/playground" if store is None else "/review", 303) if token is None else guard.redeem(token)
 
     if guard.asks_password:
 
@@ -89,7 +90,8 @@ def create_app(folder: Path, guard: Guard, store: Store, playground: Playground 
         def sign_in(request: Request, fields: Fields) -> Response:
             return guard.sign_in(request, fields.get("password", ""))
 
-    _review(app, folder, store, page)
+    if store is not None:
+        _review(app, folder, store, page)
     if playground is not None:
         _playground(app, playground, page)
     return app
@@ -195,14 +197,16 @@ def _playground(app: FastAPI, playground: Playground, page: Page) -> None:
 
 def serve(
     folder: Path, host: str = "127.0.0.1", port: int = 0, password: str | None = None, playground: Playground | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = print, review: bool = True, public: str | None = None, open_to_all: bool = False,
 ) -> int:  # fmt: skip
-    """Serve the pages of a run until interrupted; `say` gets the address once the port is open. ResourceError where it cannot be."""
+    """Serve the pages of a run until interrupted; `say` gets the address once the port is open. ResourceError where it cannot be.
+
+    `public` and `open_to_all` are the guard's: the address of a proxy in front, and whether anyone may come in."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         if os.name == "posix":
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        guard_before = Guard(host, port, password)  # a missing password is said before a port is opened
+        guard_before = Guard(host, port, password, public, open_to_all)  # a missing password is said before a port is opened
         try:
             listener.bind((host, port))
         except OSError as error:
@@ -210,8 +214,8 @@ def serve(
                 "app/port", f"{shown(host)} port {port} cannot be opened: {error.strerror or error}; choose another with --port."
             ) from None
         listener.listen(128)  # from here on a browser that is quick waits instead of failing
-        guard = guard_before if port else Guard(host, listener.getsockname()[1], password)
-        app = create_app(folder, guard, Store(folder), playground)
+        guard = guard_before if port else Guard(host, listener.getsockname()[1], password, public, open_to_all)
+        app = create_app(folder, guard, Store(folder) if review else None, playground)
         config = uvicorn.Config(app, log_level="error", access_log=False, server_header=False, proxy_headers=False, ws="none", timeout_graceful_shutdown=2)  # fmt: skip
         say(guard.url)
         uvicorn.Server(config).run(sockets=[listener])

@@ -16,6 +16,7 @@ from galvan.forgetting import judge_retention
 from galvan.report import figures, page
 from galvan.report import verdict as verdicts
 from galvan.report.analysis import analysis
+from galvan.report.card import card
 from galvan.report.evidence import Evidence, gather
 from galvan.report.picture import power_svg
 from galvan.rundir import read_documents, write_json, write_text
@@ -94,6 +95,9 @@ def judge(folder: Path) -> Judged:
     if e.refusal is None and e.curve is not None and e.curve.points:
         write_text(folder / "pictures" / "curves.svg", figures.curves(e.curve))
     write_text(folder / "report.html", page.page(page.gather(folder, e, verdict)))
+    for name in ("adapter", "model"):
+        if (folder / name).is_dir():
+            write_text(folder / name / "README.md", card(folder, e, verdict))
     write_json(folder / "verdict.json", verdict)
     return Judged(folder, verdict, e)
 

@@ -7,6 +7,7 @@ order in `SECTIONS`; each returns Markdown or an empty string, and everything th
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +15,10 @@ from galvan.diagnosis.catalogue import Finding, not_excluded, spans
 from galvan.report.copying import copying_section
 from galvan.report.evidence import Evidence
 from galvan.report.explanations import explanations, summary_of, summary_of_bits
+from galvan.report.glance import against, glance
+from galvan.report.limits import limits
 from galvan.report.markdown import code, commands, md, table
+from galvan.report.names import base_name, data_name
 from galvan.report.picture import power_line
 from galvan.report.prose import (
     CONTROL_NAMES,
@@ -32,6 +36,7 @@ from galvan.report.prose import (
 from galvan.report.ratings import ratings_section
 from galvan.report.remedies import Action, next_actions
 from galvan.report.retention import retention_section
+from galvan.report.style import HEADLINES as STYLE
 from galvan.report.style import style_section
 from galvan.statistics.paired import Gain
 
@@ -43,6 +48,7 @@ HEADLINES = {
     "refused": "The comparison is refused",
 }
 _MOST_ROWS = 8
+_EXCLUDED = re.compile(r"([A-I]\d\d) is excluded: (.*)")
 
 
 def analysis(e: Evidence) -> str:
@@ -74,12 +80,9 @@ def summary(e: Evidence) -> str:
     lines = [f"**Result: {test.verdict}.** {HEADLINES[test.verdict]}. {md(summary_of(test))}. {md(test.reason)}"]
     lines.append(md(test.sensitivity))
     lines += [f"Caution: {md(caution)}" for caution in test.cautions]
-    if e.findings and not any(f.status == "present" for f in e.findings):
-        excluded = sum(f.status == "absent" for f in e.findings)
-        lines.append(
-            f"Of {plural(len(e.findings), 'known cause')} of a false result that were looked "
-            f"for, {excluded} are excluded and {len(e.findings) - excluded} could not be decided."
-        )
+    if stands := against(e):
+        lines.insert(1, f"**It is not called a success all the same: {md(' and '.join(stands))} stands against it.**")
+    lines.append(table(["Question", "Answer"], [[question, md(answer, 1500)] for question, answer in glance(e)], figures=False))
     return "## Summary\n\n" + "\n\n".join(lines)
 
 
@@ -99,16 +102,20 @@ def _training_lines(e: Evidence) -> list[tuple[str, str]]:
     lines = [
         (
             "Data",
-            f"{code(e.recipe.data.source)}: {counts}; the test documents come from {plural(splits['test'].sources, 'source')}",
+            f"{code(data_name(e.recipe.data.source))}: {counts}; the test documents come from {plural(splits['test'].sources, 'source')}",
         ),
         (
             "Base model",
-            code(origin.get("base") or e.recipe.model.base)
+            code(base_name(e))
+            + (f" at revision {code(origin['base_revision'])}" if origin.get("base_revision") else "")
             + (f", {md(device.get('value'))}, {md(dtype.get('value'))}" if device and dtype else ""),
         ),
     ]
     if e.training is None:
-        return [*lines, ("Training", f"elsewhere: {code(origin.get('adapter') or 'the adapter')} came without a training log")]
+        return [
+            *lines,
+            ("Training", f"elsewhere: {code(data_name(str(origin.get('adapter') or 'the adapter')))} came without a training log"),
+        ]
     steps, rows = int(e.training.get("steps") or 0), int(e.training.get("rows") or 0)
     batch = settings.batch_size * settings.accumulation
     lines.append(
@@ -189,10 +196,15 @@ def _loss_tables(e: Evidence) -> str:
             + table(["Step", "Tokens", "Learning rate", "Loss, nats a token", "Gradient norm"], rows)
         )
     if e.curve is not None and e.curve.points and e.refusal is None:
-        rows = [[str(p.step), _figure(p.validation), _figure(p.probe)] for p in e.curve.points]
+        known = [
+            (name, of)
+            for name, of in (("Validation", lambda p: p.validation), ("Training probe", lambda p: p.probe))
+            if any(of(p) is not None for p in e.curve.points)
+        ]
+        rows = [[str(p.step), *(_figure(of(p)) for _, of in known)] for p in e.curve.points]
         parts.append(
             "The same documents at every evaluation, in evaluation mode (nats a token):\n\n"
-            + table(["Step", "Validation", "Training probe"], rows)
+            + table(["Step", *(name for name, _ in known)], rows)
         )
     return "".join("\n\n" + part for part in parts)
 
@@ -351,11 +363,15 @@ def _for_and_against(because: list[str], against: list[str]) -> str:
 
 
 def possible_explanations(e: Evidence) -> str:
-    letters = "ABCDEFGHIJ"
-    parts = [
-        f"### {letters[i]}. {x.title}: {x.status.lower()}\n\n{_for_and_against(x.because, x.against)}\n\nTo settle it: {md(x.settle)}"
-        for i, x in enumerate(explanations(e))
-    ]
+    letters, titles = "ABCDEFGHIJ", {f.code: f.title for f in e.findings}
+    parts = []
+    for i, x in enumerate(explanations(e)):
+        excluded = [found for line in x.against if (found := _EXCLUDED.match(line))]
+        evidence = _for_and_against(x.because, [line for line in x.against if not _EXCLUDED.match(line)])
+        if excluded:
+            rows = [[f"{found[1]} {md(titles.get(found[1], ''))}", md(found[2])] for found in excluded]
+            evidence += "\n\nKnown causes of it that are excluded:\n\n" + table(["Cause", "What excludes it"], rows, figures=False)
+        parts.append(f"### {letters[i]}. {x.title}: {x.status.lower()}\n\n{evidence}\n\nTo settle it: {md(x.settle)}")
     return "## Possible explanations\n\n" + "\n\n".join(parts)
 
 
@@ -386,9 +402,12 @@ def next_steps(e: Evidence) -> str:
         (bool(passed), f"Run the controls (passed: {', '.join(passed) or 'none'})"),
         (e.judged is not None, "Compare base and tuned on the same held-out documents, with an interval"),
         *(
-            (yes, f"{what}{'' if yes else ' (not measured in this run)'}")
+            (yes, f"{what}{'' if yes else ' (not measured, or not measurable, in this run)'}")
             for yes, what in (
-                (e.style is not None, "Compare style with held-out text of the author"),
+                (
+                    e.style is not None and e.style.style.closer != "not measurable",
+                    "Compare style with held-out text of the author",
+                ),
                 (
                     e.copying is not None and e.copying.originality is not None,
                     "Look for copies of the training text in what was written",
@@ -397,6 +416,11 @@ def next_steps(e: Evidence) -> str:
             )
         ),
         *((False, action.action) for action in next_actions(e)),
+        *(
+            (False, f"Settle whether this was it: {x.title[0].lower()}{x.title[1:]}. {x.settle}")
+            for x in (explanations(e) if e.refusal is None else [])
+            if x.status == "Not settled"
+        ),
     ]
     return "## Next steps\n\n" + "\n".join(f"- [{'x' if yes else ' '}] {md(text)}" for yes, text in done)
 
@@ -424,6 +448,7 @@ def how_measured(e: Evidence) -> str:
         )
         if origin.get(key)
     )
+    versions = ", ".join(f"{name} {version}" for name, version in (origin.get("versions") or {}).items())
     return (
         "## How it was measured\n\nThe base of record is scored from an object that never "
             "held an adapter; base and tuned see the same tokens, every document and every token once. "
@@ -431,8 +456,12 @@ def how_measured(e: Evidence) -> str:
             "model's, divided by all scored tokens, so that exp(-gain) is the ratio of the two perplexities. "
         "Its interval is a jackknife over documents, runs of neighbouring documents or sources, "
             "whichever is the more careful, with Student's t at the effective number of units."
-        + rule + context + floor + ("\n\nSha256 of what was measured:\n" + hashes if hashes else "")
+        + rule + context + floor + ("\n\nSha256 of what was measured:\n" + hashes if hashes else "") + (f"\n\nVersions: {md(versions)}." if versions else "")
     )  # fmt: skip
+
+
+def limits_section(e: Evidence) -> str:
+    return "## Limits\n\n" + bullets(limits(e))
 
 
 def files(e: Evidence) -> str:
@@ -464,9 +493,15 @@ def conclusion(e: Evidence) -> str:
     text = f"{HEADLINES[test.verdict]}: perplexity {percent(test.perplexity_change_percent)}, {percent_interval(test.perplexity_change_ci95)}."
     text += f" What the evidence supports: {'; '.join(map(md, likely))}." if likely else ""
     text += f" What it excludes: {'; '.join(map(md, ruled))}." if ruled else ""
+    stands = against(e)
+    text += f" It is not called a success all the same: {md(' and '.join(stands))} stands against it." if stands else ""
+    others = [(e.style, lambda: f"style: {STYLE[e.style.style.closer]}"), (e.copying and e.copying.originality, lambda: f"copying: {e.copying.originality.excess.answer}"),
+              (e.retention and e.retention.answer, lambda: f"forgetting: {e.retention.answer}")]  # fmt: skip
+    told = [say() for there, say in others if there]
+    text += f" The other answers: {md('; '.join(told))}." if told else ""
     return f"## Conclusion\n\n{text}{priority}"
 
 
 SECTIONS: tuple[Callable[[Evidence], str], ...] = (
-    summary, training_details, key_findings, style_section, copying_section, retention_section, ratings_section, possible_explanations, recommendations, next_steps, how_measured, files, conclusion,
+    summary, training_details, key_findings, style_section, copying_section, retention_section, ratings_section, possible_explanations, recommendations, next_steps, how_measured, limits_section, files, conclusion,
 )  # fmt: skip

@@ -38,7 +38,7 @@ def commands(lines: list[str]) -> str:
     return "```bash\n" + "\n".join(lines) + "\n```"
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A table whose cells are already escaped."""
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+def table(head: list[str], rows: list[list[str]], figures: bool = True) -> str:
+    """A table whose cells are already escaped; all but the first column are `figures`, or else words."""
+    lines = [head, ["---"] + ["---:" if figures else "---"] * (len(head) - 1), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

@@ -5,7 +5,7 @@ Sections (`galvan.report.sections`) return blocks of plain text; the template es
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from galvan.data.show import ShownRow, ShownToken
 from galvan.errors import DataError
 from galvan.report import figures
 from galvan.report.analysis import HEADLINES
+from galvan.report.blocks import Block
 from galvan.report.evidence import Evidence
 from galvan.report.passages import passages
-from galvan.report.sections import PICTURES, SECTIONS, Seen
+from galvan.report.sections import PICTURES, SECTIONS, Section, Seen
 from galvan.report.verdict import vetoes
 from galvan.rundir import read_json
 from galvan.text import shown
@@ -63,14 +64,17 @@ def coded(text: str) -> Markup:
 
 
 def page(seen: Seen) -> str:
-    """The whole page as HTML."""
+    """The whole page of a run as HTML."""
+    parts = [(part, blocks) for part in SECTIONS if (blocks := part.blocks(seen))]
+    word = seen.verdict["verdict"]
+    return rendered(seen.e.recipe.name, word, vetoes(seen.verdict), HEADLINES[word], parts)
+
+
+def rendered(name: str, word: str, against: Sequence[str], headline: str, parts: Sequence[tuple[Section, list[Block]]]) -> str:
+    """A page of sections in the one template: `word` is its mark, `against` what vetoes it."""
     loader = PackageLoader("galvan.report", "templates")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_plain
     )
     environment.filters["coded"] = coded
-    parts = [(part, blocks) for part in SECTIONS if (blocks := part.blocks(seen))]
-    word = seen.verdict["verdict"]
-    return environment.get_template("report.html").render(
-        name=seen.e.recipe.name, word=word, vetoes=vetoes(seen.verdict), headline=HEADLINES[word], parts=parts
-    )
+    return environment.get_template("report.html").render(name=name, word=word, vetoes=against, headline=headline, parts=parts)

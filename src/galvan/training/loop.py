@@ -41,6 +41,7 @@ from galvan.training.packing import collate_packs, require_masked_seams, require
 from galvan.unpadded import supports_unpadded
 
 RowsOfEpoch = Callable[[int], Sequence[TokenRow]]
+Watch = Callable[[int, Mapping[str, float]], None]  # step, and figures by name: what a tracker draws
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -84,6 +85,7 @@ def train(
     probe: Sequence[TokenRow] = (),
     identity: str = "",
     progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> Trained:
     """Train `model` in place and write `training.jsonl`, `curves.jsonl` and checkpoints into `folder`.
 
@@ -152,6 +154,10 @@ def train(
         for name, some in (("validation", validation), ("probe", probe)):
             found = distributed.shared(some, lambda mine: evaluate_rows(model, mine, chunked, unpadded))
             curves.extend({"step": step, "set": name, **row} for row in found)
+            if watch is not None and found:
+                watch(
+                    step, {f"{name}/nats_per_token": sum(row["nll_nats"] for row in found) / sum(row["n_tokens"] for row in found)}
+                )
             for row in found:
                 if not math.isfinite(row["nll_nats"]):
                     raise not_finite(
@@ -246,6 +252,11 @@ def train(
                         **({"threads": threads} if device.type == "cpu" else {}),
                     }
                 )
+                if watch is not None:
+                    watch(
+                        step + 1,
+                        {"train/loss_nats": loss, "train/learning_rate": rate, "train/gradient_norm": norm, "train/tokens": tokens},
+                    )
                 if not (math.isfinite(loss) and math.isfinite(norm)):
                     raise not_finite(
                         f"At step {step + 1} of {steps} the "

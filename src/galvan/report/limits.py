@@ -1,0 +1,30 @@
+"""What a result does not say: one list, for the page, the analysis and the model card."""
+
+from __future__ import annotations
+
+from galvan.report.evidence import Evidence
+from galvan.report.prose import plural
+
+
+def limits(e: Evidence) -> list[str]:
+    """Sentences, the widest limit first. Of a refused comparison only that nothing is known."""
+    sources = e.splits["test"].sources
+    if e.refusal is not None:
+        return ["Nothing is known yet about the fine-tune itself."]
+    lines = [
+        f"The result speaks of text like the {plural(e.splits['test'].documents, 'held-out document')} from {plural(sources, 'source')}, in one language and by one author."
+    ]
+    unknown = sum(f.status == "unknown" for f in e.findings)
+    lines += [f"{plural(unknown, 'cause')} could not be decided from what this run holds."] if unknown else []
+    answered = (
+        ("style", e.style is not None and e.style.style.closer != "not measurable"),
+        ("copying", bool(e.copying and e.copying.originality and e.copying.originality.excess.answer != "not measurable")),
+        ("forgetting", bool(e.retention and e.retention.answer)),
+    )
+    missing = [what for what, there in answered if not there]
+    lines += [f"Not measured: {', '.join(missing)}."] if missing else []
+    seeds = e.comparisons.recipe.seeds if e.comparisons and e.comparisons.recipe else ()
+    lines += (
+        ["One training seed: another adapter from the same recipe may gain more or less."] if e.training and len(seeds) < 2 else []
+    )
+    return lines
