@@ -378,8 +378,8 @@ def publish(
     json: Json = False, offline: Offline = False,
 ) -> None:  # fmt: skip
     """Adapter and model card to a folder or the Hub, if the run worked. Example: galvan publish runs/frankenstein --to hub:me/letters --dry-run"""
-    from galvan.publish import Asked
     from galvan.publish import publish as go
+    from galvan.report.card import Asked
     from galvan.rundir import open_run
 
     asked = Asked(base=base, licence=licence, price_per_hour=price, currency=currency)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from galvan import recipe as recipes
 from galvan.errors import RecipeError
-from galvan.payload import Chat, Pair, Tokens
+from galvan.payload import Chat, Pair, Payload, Tokens
 from galvan.recipe import Model, Recipe
 from galvan.report import Judged
 from galvan.report.card import Asked
@@ -78,7 +78,7 @@ def _shape(path: Path) -> Document | None:
     first = next(iter(each_document(path)), None) if path.is_file() else None
     if first is None or first.payload is None:
         return None
-    empty = {
+    empty: dict[type, Payload] = {
         Pair: Pair("-", "-"),
         Chat: Chat(({"role": "user", "content": "-"}, {"role": "assistant", "content": "-"})),
         Tokens: Tokens((1,)),

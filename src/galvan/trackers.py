@@ -11,6 +11,7 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -73,7 +74,7 @@ class Tracking:
 
     def conclude(self, step: int, verdict: Mapping[str, Any]) -> None:
         figures, words = concluded(verdict)
-        self._each(step, lambda one: one.conclude(step, figures, words))
+        self._each(step + 1, lambda one: one.conclude(step, figures, words))  # what was logged at this step stays
 
     def close(self) -> None:
         for name, one in list(self._hooks.items()):
@@ -87,13 +88,12 @@ class Tracking:
             if name in self._dropped:
                 continue
             if name not in self._hooks:
-                start = HOOKS[name]
-                self._tried(name, lambda n=name, s=start: self._begin(n, s, step))
+                self._tried(name, partial(self._begin, name, step))
             if name in self._hooks:
-                self._tried(name, lambda n=name: act(self._hooks[n]))
+                self._tried(name, partial(act, self._hooks[name]))
 
-    def _begin(self, name: str, start: Start, step: int) -> None:
-        one = start(self._folder, self._recipe, self._known[name].get("id"), step, self._offline)
+    def _begin(self, name: str, step: int) -> None:
+        one = HOOKS[name](self._folder, self._recipe, self._known[name].get("id"), step, self._offline)
         self._hooks[name] = one
         self._known[name] = {"id": one.id}
         write_json(self._folder / FILE, self._known)
@@ -222,7 +222,7 @@ class WandB:
         self._run.summary.update({**figures, **{f"verdict/{name}": word for name, word in words.items()}})
 
     def close(self) -> None:
-        self._run.finish(quiet=True)
+        self._run.finish()
 
 
 @hook("mlflow")

@@ -196,15 +196,11 @@ def _loss_tables(e: Evidence) -> str:
             + table(["Step", "Tokens", "Learning rate", "Loss, nats a token", "Gradient norm"], rows)
         )
     if e.curve is not None and e.curve.points and e.refusal is None:
-        known = [
-            (name, of)
-            for name, of in (("Validation", lambda p: p.validation), ("Training probe", lambda p: p.probe))
-            if any(of(p) is not None for p in e.curve.points)
-        ]
-        rows = [[str(p.step), *(_figure(of(p)) for _, of in known)] for p in e.curve.points]
+        columns = {"Validation": [p.validation for p in e.curve.points], "Training probe": [p.probe for p in e.curve.points]}
+        known = {name: column for name, column in columns.items() if any(value is not None for value in column)}
+        rows = [[str(p.step), *(_figure(column[i]) for column in known.values())] for i, p in enumerate(e.curve.points)]
         parts.append(
-            "The same documents at every evaluation, in evaluation mode (nats a token):\n\n"
-            + table(["Step", *(name for name, _ in known)], rows)
+            "The same documents at every evaluation, in evaluation mode (nats a token):\n\n" + table(["Step", *known], rows)
         )
     return "".join("\n\n" + part for part in parts)
 
@@ -495,9 +491,9 @@ def conclusion(e: Evidence) -> str:
     text += f" What it excludes: {'; '.join(map(md, ruled))}." if ruled else ""
     stands = against(e)
     text += f" It is not called a success all the same: {md(' and '.join(stands))} stands against it." if stands else ""
-    others = [(e.style, lambda: f"style: {STYLE[e.style.style.closer]}"), (e.copying and e.copying.originality, lambda: f"copying: {e.copying.originality.excess.answer}"),
-              (e.retention and e.retention.answer, lambda: f"forgetting: {e.retention.answer}")]  # fmt: skip
-    told = [say() for there, say in others if there]
+    told = [f"style: {STYLE[e.style.style.closer]}"] if e.style else []
+    told += [f"copying: {e.copying.originality.excess.answer}"] if e.copying and e.copying.originality else []
+    told += [f"forgetting: {e.retention.answer}"] if e.retention and e.retention.answer else []
     text += f" The other answers: {md('; '.join(told))}." if told else ""
     return f"## Conclusion\n\n{text}{priority}"
 

@@ -20,6 +20,7 @@ from galvan.report.blocks import Beside, Block, Bullets, Cell, Checks, Code, Cop
 from galvan.report.copying import copying_line
 from galvan.report.evidence import Evidence
 from galvan.report.explanations import explanations, headline_of
+from galvan.report.limits import limits
 from galvan.report.passages import MOST_TOKENS, Passages, span
 from galvan.report.picture import power_svg
 from galvan.report.prose import control_line, epochs, nats, percent, percent_interval, plural, recipe_line, sensitivity, sentence
@@ -457,7 +458,7 @@ def method(seen: Seen) -> list[Block]:
         Text("The base of record is scored from an object that never held an adapter; base and tuned see the same tokens, every document and every token once. "
              "The gain is the base's negative log-likelihood less the tuned model's, summed over documents and divided by all scored tokens. "
              "Its interval is a jackknife over documents, runs of neighbours or sources, whichever is the more careful."),
-        Heading("Limits"), Bullets(_limits(e)),
+        Heading("Limits"), Bullets(limits(e)),
         Fold("Provenance", [Table("What was measured, by its SHA-256, and with what", ["What", "Value"], [*recorded, *versions])]),
     ]  # fmt: skip
 
@@ -490,32 +491,6 @@ def _training(e: Evidence) -> list[list[str]]:
         ["Learning rate", f"{settings.learning_rate:g} at its peak, {settings.schedule}, {settings.optimizer}"],
         ["Batch", f"{settings.batch_size} x {settings.accumulation} accumulated; seed {e.recipe.training_seed}"],
     ]
-
-
-def _limits(e: Evidence) -> list[str]:
-    sources = e.splits["test"].sources
-    if e.refusal is not None:
-        return ["Nothing is known yet about the fine-tune itself."]
-    lines = [
-        f"The result speaks of text like the {plural(e.splits['test'].documents, 'held-out document')} from {plural(sources, 'source')}, in one language and by one author."
-    ]
-    unknown = sum(f.status == "unknown" for f in e.findings)
-    lines += [f"{plural(unknown, 'cause')} could not be decided from what this run holds."] if unknown else []
-    missing = [
-        what
-        for what, there in (
-            ("style", e.style),
-            ("copying", e.copying and e.copying.originality),
-            ("forgetting", e.retention and e.retention.answer),
-        )
-        if not there
-    ]
-    lines += [f"Not measured: {', '.join(missing)}."] if missing else []
-    seeds = e.comparisons.recipe.seeds if e.comparisons and e.comparisons.recipe else ()
-    lines += (
-        ["One training seed: another adapter from the same recipe may gain more or less."] if e.training and len(seeds) < 2 else []
-    )
-    return lines
 
 
 @section("files", "Files")
