@@ -15,7 +15,7 @@ from galvan.errors import RecipeError
 from galvan.progress import Silent
 from galvan.recipe import Recipe
 from galvan.report import judge
-from galvan.rundir import read_json
+from galvan.rundir import read_json, read_rows
 from galvan.trackers import Tracking, concluded, require, settings_of, tracking, without_secrets
 from synthetic import make
 
@@ -147,6 +147,46 @@ def test_one_that_cannot_even_start_is_no_error_of_the_run(tmp_path: Path, monke
 def test_secrets_of_the_environment_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_0123456789")
     assert without_secrets("bad hf_0123456789 at https://me:hunter2@h.example/x") == "bad *** at https://***@h.example/x"
+
+
+class Recorder:
+    """Remembers what a run tells it."""
+
+    id, logged, concluded = "r", dict[int, dict[str, float]](), list[tuple[int, Mapping[str, str]]]()
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        self.logged.setdefault(step, {}).update(figures)
+
+    def conclude(self, step: int, figures: Mapping[str, float], words: Mapping[str, str]) -> None:
+        self.concluded.append((step, words))
+
+    def close(self) -> None: ...
+
+
+def test_a_run_tells_every_step_every_evaluation_and_its_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verdict: Mapping[str, Any]
+) -> None:
+    from galvan.story import Story
+    from test_resume import make_inputs
+
+    monkeypatch.setitem(trackers.HOOKS, "tensorboard", Recorder)
+    monkeypatch.setattr(trackers, "require", lambda names: None)
+    monkeypatch.chdir(make_inputs(tmp_path / "w"))
+    story = Story.begin(recipes.load(Path("recipe.yaml"), ["trackers=[tensorboard]"]), tmp_path / "run", None, True)
+    with story.alone():
+        story.prepare()
+        story.train()
+        story.conclude(verdict)
+    trace = list(read_rows(tmp_path / "run" / "training.jsonl"))
+    assert [Recorder.logged[row["step"]]["train/loss_nats"] for row in trace] == [row["loss_nats"] for row in trace]
+    curves = list(read_rows(tmp_path / "run" / "curves.jsonl"))
+    for step in {row["step"] for row in curves}:
+        rows = [row for row in curves if (row["step"], row["set"]) == (step, "validation")]
+        mean = sum(row["nll_nats"] for row in rows) / sum(row["n_tokens"] for row in rows)
+        assert Recorder.logged[step]["validation/nats_per_token"] == pytest.approx(mean)
+    assert [(step, words["verdict"]) for step, words in Recorder.concluded] == [(len(trace), "improved")]
 
 
 # ---- the real ones ----

@@ -337,7 +337,7 @@ def open_app(
 
 @app.command()
 def compare(
-    folders: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Folders of runs, or of `galvan score` with several adapters.")],
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or of `galvan score` with several adapters.")],
     price: Annotated[float | None, typer.Option("--price-per-hour", min=0, help="What an hour of the machines costs, for the cost of each training.")] = None,
     currency: Annotated[str, typer.Option("--currency", help="Of that price.")] = "USD",
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where compare.json, compare.md and compare.html go; default runs/compare-HASH.")] = None,
