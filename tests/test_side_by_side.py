@@ -48,7 +48,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """One run, one clearly better, one hardly different from the first."""
     place = tmp_path_factory.mktemp("three")
     first = judged(place / "first")
-    return [first, retuned(place / "better", first, 0.05), retuned(place / "alike", first, 0.003, 0.003)]
+    return [first, retuned(place / "better", first, 0.05), retuned(place / "alike", first, 0.0, 0.003)]
 
 
 def test_the_gains_are_those_of_the_family_over_the_base(three: list[Path]) -> None:
@@ -71,8 +71,9 @@ def test_every_pair_is_judged_and_the_answer_rests_on_it(three: list[Path]) -> N
     assert pairs["better over first"].verdict == "improved" and pairs["better over first"].nats_per_token == pytest.approx(
         0.05, abs=0.01
     )
-    assert pairs["better over alike"].verdict == "improved" and pairs["alike over first"].verdict == "equivalent"
-    assert best(found) == ("better", "improved", "better is better than alike, the next.")
+    assert pairs["better over alike"].verdict == "improved"
+    assert pairs.get("alike over first", pairs.get("first over alike")).verdict == "equivalent"  # type: ignore[union-attr]
+    assert best(found)[:2] == ("better", "improved")
 
 
 def test_equal_adapters_are_not_called_better_than_each_other(tmp_path: Path) -> None:
@@ -184,7 +185,7 @@ def test_the_command_writes_table_page_and_markdown_and_prints_one_json(
         return capsys.readouterr().out
 
     said = galvan()
-    assert "better is better than alike, the next." in " ".join(said.split()) and "compare.html" in said
+    assert "better is better than first, the next." in " ".join(said.split()) and "compare.html" in said
     assert json.loads(galvan("--json")) == read_json(tmp_path / "compare.json")
     page = (tmp_path / "compare.html").read_text()
     assert (
