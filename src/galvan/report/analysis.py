@@ -469,6 +469,7 @@ def files(e: Evidence) -> str:
             "of the adapter found", e.integrity is not None), ("training.jsonl", "every training step", bool(e.trace)),
         ("power.svg", "the result and what could have been seen, as a picture", e.test is not None),
         ("curves.jsonl", "every evaluation, by document", e.curve is not None), ("recipe.yaml", "the resolved recipe", True),
+        ("adapter/README.md", "the adapter's model card", e.training is not None and e.recipe.training.method == "lora"),
         ("samples.jsonl", "what base and tuned wrote", e.style is not None), ("style.json", "how it is written, with every check", e.style is not None),
         ("originality.json", "copies and their sources, by text", e.copying is not None), ("retention.json", "what was kept and forgotten", e.retention is not None),
         ("retention.parquet", "both distributions compared, by document", e.retention is not None and e.retention.neutral is not None),
@@ -492,7 +493,7 @@ def conclusion(e: Evidence) -> str:
     stands = against(e)
     text += f" It is not called a success all the same: {md(' and '.join(stands))} stands against it." if stands else ""
     told = [f"style: {STYLE[e.style.style.closer]}"] if e.style else []
-    told += [f"copying: {e.copying.originality.excess.answer}"] if e.copying and e.copying.originality else []
+    told += [f"excess copying: {e.copying.originality.excess.answer}"] if e.copying and e.copying.originality else []
     told += [f"forgetting: {e.retention.answer}"] if e.retention and e.retention.answer else []
     text += f" The other answers: {md('; '.join(told))}." if told else ""
     return f"## Conclusion\n\n{text}{priority}"
