@@ -1,20 +1,45 @@
 """Run every measurement, print the table, and put it into docs/performance.md.
 
-python -m benchmarks [--quick]
+python -m benchmarks [--quick] [--only training scoring job writing start scale]
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
+from collections.abc import Callable, Iterator
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any import reads it: nothing here needs the network
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-from benchmarks import generate, scoring, startup, table, training
+from benchmarks import generate, job, scale, scoring, startup, table, training
 from benchmarks.timing import Row
 from benchmarks.workload import FULL, QUICK, Workload
+
+Works = dict[str, Workload]
+
+
+def _training(works: Works) -> Iterator[Row]:
+    for dropout in (0.0, 0.05):
+        for work in works.values():
+            yield from training.measure(work, dropout)
+
+
+def _scoring(works: Works) -> Iterator[Row]:
+    for name in ("S", "M"):
+        yield from scoring.measure(works[name])
+
+
+PARTS: dict[str, Callable[[Works], Iterator[Row] | list[Row]]] = {
+    "training": _training,
+    "scoring": _scoring,
+    "job": lambda works: job.measure(works["S"]),
+    "writing": lambda works: generate.measure(works["S"]),
+    "start": lambda works: startup.measure(works["S"]),
+    "scale": lambda works: scale.measure(works["S"].size.documents),
+}
 
 
 def main() -> None:
@@ -24,22 +49,20 @@ def main() -> None:
         action="store_true",
         help="A few documents and one round: shows that it works; the figures mean little and are not written.",
     )
-    quick = parser.parse_args().quick
+    parser.add_argument(
+        "--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="Some of the parts; not written either."
+    )
+    asked = parser.parse_args()
     started = time.monotonic()
-    sizes = QUICK if quick else FULL
-    works = {scale: Workload.load(size, scale) for scale, size in sizes.items()}
-    work = works["S"]
+    works = {scale: Workload.load(size, scale) for scale, size in (QUICK if asked.quick else FULL).items()}
     rows: list[Row] = []
-    for scale in works:
-        rows += training.measure(works[scale])
-    rows += training.measure(work, dropout=0.05)
-    for scale in ("S", "M"):
-        rows += scoring.measure(works[scale])
-    rows += generate.measure(work)
-    rows += startup.measure(work)
-    text = table.markdown(rows, work, time.monotonic() - started)
+    for name in asked.only:
+        begun = time.monotonic()
+        rows += PARTS[name](works)
+        print(f"{name}: {time.monotonic() - begun:.0f} s", file=sys.stderr)
+    text = table.markdown(rows, works["S"], time.monotonic() - started)
     print(text)
-    if not quick:
+    if not asked.quick and len(asked.only) == len(PARTS):
         table.write(text)
 
 

@@ -1,6 +1,6 @@
 """What scoring and reading cost as documents grow: processor time a token, and memory at the peak.
 
-    python -m benchmarks.scale [--documents 1000 10000 100000]
+    python -m benchmarks --only scale
 
 A model of 9,000 parameters scores one file of letters, repeated under ids of their own, so that what is measured is galvan's share and
 not the model's. Each size is a process of its own, because a peak of memory never goes down; sizes take turns with the smallest one,
@@ -17,7 +17,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+
+from benchmarks.timing import Row
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -69,37 +72,44 @@ def read(number: int, folder: Path) -> dict[str, float]:
 
 
 def apart(what: str, number: int, folder: Path) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.scale", "--one", what, str(number), str(folder)]
+    command = [sys.executable, "-m", "benchmarks.scale", what, str(number), str(folder)]
     return dict(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
-    parser.add_argument("--documents", type=int, nargs="+", default=[1_000, 10_000, 100_000])
-    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.one:
-        what, number, folder = asked.one
-        print(json.dumps({"score": score, "read": read}[what](int(number), Path(folder))))
-        return
-    least = min(asked.documents)
-    print(
-        "| documents | tokens | processor microseconds a token | beside | peak of scoring, MiB (before it) | reading, seconds | peak of reading, MiB (before it) |"
-    )
-    print("|---|---|---|---|---|---|---|")
+def measure(sizes: Sequence[int]) -> list[Row]:
+    """Processor microseconds a token and MiB at the peak; each size beside the smallest, before and after it."""
+    least, rows = min(sizes), []
     with tempfile.TemporaryDirectory() as scratch:
-        for number in asked.documents:
-            reference = [apart("score", least, Path(scratch))]
-            found = apart("score", number, Path(scratch))
-            reference.append(apart("score", least, Path(scratch)))
+        for number in sizes:
+            first, found, last = (apart("score", n, Path(scratch)) for n in (least, number, least))
+            usual = (first["seconds"] + last["seconds"]) / (first["tokens"] + last["tokens"])
             cost = found["seconds"] / found["tokens"]
-            usual = sum(one["seconds"] for one in reference) / sum(one["tokens"] for one in reference)
             back = apart("read", number, Path(scratch))
-            print(
-                f"| {number:,} | {found['tokens']:,.0f} | {1e6 * cost:.1f} | {cost / usual:.2f} x that of {least:,} | {found['peak']:.0f} ({found['before']:.0f}) | "
-                f"{back['seconds']:.1f} | {back['peak']:.0f} ({back['before']:.0f}) |",
-                flush=True,
-            )
+            rows += [
+                Row(
+                    "Scoring, its own cost",
+                    f"{number:,} documents, {cost / usual:.2f} x that of {least:,}",
+                    "µs/token",
+                    [1e6 * cost],
+                ),
+                Row("Scoring, peak of memory", f"{number:,} documents ({found['before']:.0f} before it)", "MiB", [found["peak"]]),
+                Row(
+                    "Reading the scores, peak of memory",
+                    f"{number:,} documents ({back['before']:.0f} before it)",
+                    "MiB",
+                    [back["peak"]],
+                ),
+            ]
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description="One size, in a process of its own.")
+    parser.add_argument("what", choices=["score", "read"])
+    parser.add_argument("number", type=int)
+    parser.add_argument("folder", type=Path)
+    asked = parser.parse_args()
+    print(json.dumps({"score": score, "read": read}[asked.what](asked.number, asked.folder)))
 
 
 if __name__ == "__main__":

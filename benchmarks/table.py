@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import statistics
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-from benchmarks.timing import Row
+from benchmarks.timing import Row, stolen
 from benchmarks.workload import Workload
 from galvan.rundir import write_text
 
@@ -24,7 +25,7 @@ def markdown(rows: Sequence[Row], work: Workload, seconds: float) -> str:
     size = work.size
     lines = [
         f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads; {packages}. {size.trained} letters trained on, "
-        f"{size.scored} scored, {size.rounds} rounds in turns, {seconds:.0f} s in all.",
+        f"{size.scored} scored, {size.rounds} rounds in turns at S, {seconds:.0f} s in all. Stolen by the machine's host, a run: {_stolen()}.",
         "",
         "| what | who | median | smallest to largest | galvan is faster by |",
         "| --- | --- | ---: | ---: | ---: |",
@@ -32,8 +33,12 @@ def markdown(rows: Sequence[Row], work: Workload, seconds: float) -> str:
     return "\n".join(lines + [_line(row) for row in rows])
 
 
+def _stolen() -> str:
+    return f"{statistics.median(stolen):.0%} in the median, {max(stolen):.0%} at most" if stolen else "not known"
+
+
 def _line(row: Row) -> str:
-    form = "{:.2f}" if row.unit == "s" else "{:,.0f}"
+    form = "{:.2f}" if row.unit in ("s", "µs/token") else "{:,.0f}"
     median, low, high = (form.format(x) for x in (row.median, min(row.figures), max(row.figures)))
     ratio = "" if row.ratio is None else f"{row.ratio:.2f}x"
     return f"| {row.what} | {row.who} | {median} {row.unit} | {low} to {high} | {ratio} |"

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 
 Run = Callable[[], float]  # does the work once and returns its seconds, preparation left out
+
+stolen: list[float] = []  # of every timed run: the share of the machine's time that its host gave to others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +28,26 @@ class Row:
         return statistics.median(self.figures)
 
 
+@contextmanager
+def noise_of() -> Iterator[None]:
+    """Note how much of the processors' time the host stole inside; nothing where the system does not say (other than Linux)."""
+    before = _steal()
+    yield
+    if before is not None:
+        total, stole = (now - then for now, then in zip(_steal() or before, before, strict=True))
+        if total:
+            stolen.append(stole / total)
+
+
+def _steal() -> tuple[int, int] | None:
+    """All ticks of all processors since the start, and the stolen ones of them."""
+    try:
+        ticks = [int(n) for n in Path("/proc/stat").read_text(encoding="utf-8").splitlines()[0].split()[1:9]]
+    except (OSError, ValueError, IndexError):
+        return None
+    return sum(ticks), ticks[7]
+
+
 def take_turns(contestants: Mapping[str, Run], rounds: int) -> dict[str, list[float]]:
     """Seconds of every round of every contestant; each runs once untimed first."""
     for run in contestants.values():
@@ -31,7 +55,8 @@ def take_turns(contestants: Mapping[str, Run], rounds: int) -> dict[str, list[fl
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, run in contestants.items():
-            seconds[name].append(run())
+            with noise_of():
+                seconds[name].append(run())
     return seconds
 
 

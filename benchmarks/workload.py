@@ -26,12 +26,17 @@ TRAINING = Training(
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """How much is measured: documents trained on (a multiple of the batch), documents scored, rounds."""
+    """How much is measured: documents trained on (a multiple of the batch), documents scored, rounds; of the small model also prompts,
+    starts, rounds and documents of the whole job, and documents of the test of scale."""
 
     trained: int
     scored: int
     rounds: int
+    prompts: int = 0
     starts: int = 0
+    jobs: int = 0
+    job_documents: int = 0
+    documents: tuple[int, ...] = ()
 
 
 SHAPES = {
@@ -40,8 +45,8 @@ SHAPES = {
     "L": {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 12, "num_key_value_heads": 12,
           "vocab_size": 32000},
 }  # fmt: skip
-FULL = {"S": Size(80, 200, 5, 7), "M": Size(16, 30, 3), "L": Size(16, 0, 1)}
-QUICK = {"S": Size(16, 10, 1, 1), "M": Size(16, 4, 1), "L": Size(16, 0, 1)}
+FULL = {"S": Size(80, 200, 5, 50, 7, 2, 481, (1_000, 10_000, 100_000)), "M": Size(16, 30, 3), "L": Size(16, 0, 2)}
+QUICK = {"S": Size(16, 10, 1, 4, 1, 1, 12, (100, 200)), "M": Size(16, 4, 1), "L": Size(16, 0, 1)}
 
 
 @dataclasses.dataclass(frozen=True)

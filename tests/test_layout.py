@@ -20,7 +20,7 @@ ORDER = [
     {"payload", "rundir"},
     {"statistics"},
     {"data"},
-    {"models", "likelihood", "unpadded"},
+    {"models", "likelihood", "llama", "unpadded"},
     {"training"},
     {"measure", "style"},
     {"compare", "compare_seeds", "compare_shuffled", "copying", "forgetting", "augment", "app"},

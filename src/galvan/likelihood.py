@@ -7,8 +7,9 @@ biases of their own (Gemma 2, Granite, Cohere) differ, and then the plain versio
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ from transformers import PreTrainedModel
 
 CHUNK_ROWS = 1024  # rows of logits alive at once; at 32,000 words of vocabulary 128 MB in fp32
 IGNORE = -100
+
+# What computes the hidden states instead of the decoder itself, of (decoder, ids, positions); `unpadded` sets it.
+instead_of_decoder: ContextVar[Callable[[nn.Module, Tensor, Tensor | None], Tensor] | None] = ContextVar("decoder", default=None)
 
 
 def plain_token_nll(
@@ -87,7 +91,9 @@ def causal_lm(model: nn.Module) -> PreTrainedModel:
 
 def _hidden(model: nn.Module, input_ids: Tensor, position_ids: Tensor | None = None) -> Tensor:
     # No mask: rows are padded on the right, and a causal model cannot look there.
-    decoder = causal_lm(model).get_decoder()
+    decoder, instead = causal_lm(model).get_decoder(), instead_of_decoder.get()
+    if instead is not None:
+        return instead(decoder, input_ids, position_ids)
     return decoder(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
 
 
@@ -125,6 +131,13 @@ def token_nll(model: nn.Module, input_ids: Tensor, chunked: bool, position_ids: 
         logits = F.linear(rows[part], weight).float()
         nll[part] = torch.logsumexp(logits, dim=-1) - logits.gather(1, targets[part, None])[:, 0]
     return nll.view(input_ids.shape[0], -1)
+
+
+def logits_of(model: nn.Module, input_ids: Tensor, chunked: bool, position_ids: Tensor | None = None) -> Tensor:
+    """[B, T, V] float32 by the way that likelihoods take; for proofs on few tokens."""
+    if not chunked:
+        return model(input_ids=input_ids, position_ids=position_ids, use_cache=False).logits.float()  # type: ignore[no-any-return]
+    return F.linear(_hidden(model, input_ids, position_ids), causal_lm(model).get_output_embeddings().weight).float()
 
 
 def _head_is_last(model: nn.Module, head: nn.Module, input_ids: Tensor) -> bool:

@@ -1,8 +1,9 @@
 """Documents end to end in one row, with no padding between them: every token that is computed is one that counts.
 
-The model's own layers run on [1, N] tokens; only attention is ours, one causal call a document, so that none sees another. Any
-architecture whose attention goes through transformers' `AttentionInterface` can run so; whether this very model gives the same numbers
-is not assumed but proved on it (`supports_unpadded`), and where it does not, padded rows are used as before.
+Two ways lead there, and both are proved on the very model before they are taken (`supports_unpadded`). `galvan.llama` has the forward pass
+of the Llama family written out. Any other architecture whose attention goes through transformers' `AttentionInterface` runs its own layers
+on [1, N] tokens, and only attention is ours, one causal call a document. Where neither gives the numbers that each document gives alone
+in transformers, padded rows are used.
 """
 
 from __future__ import annotations
@@ -10,18 +11,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import AttentionInterface
 
-from galvan.likelihood import causal_lm, keep_modes, sum_nll, token_nll
+from galvan import llama
+from galvan.likelihood import causal_lm, instead_of_decoder, keep_modes, logits_of, sum_nll
 
 NAME = "galvan_unpadded"
 UNDERSTOOD = {"sliding_window", "is_causal", "position_ids", "output_attentions", "use_cache", "cache_position"}
+TOLERANCE, IN_HALF_PRECISION = 1e-5, 3e-2  # of logits, relative to their norm; gradients may differ by ten times that
 _lengths: ContextVar[Sequence[int]] = ContextVar("lengths")
+_why_not_own: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()  # by decoder that was tried; None: proved equal
 
 
 def _attention(
@@ -32,32 +37,38 @@ def _attention(
     strange = [name for name, given in other.items() if given is not None and name not in UNDERSTOOD]
     if attention_mask is not None or strange:
         raise NotImplementedError(f"attention with {strange or 'a mask'}")
-    grouped = query.shape[1] != key.shape[1]
-    parts = []
-    lengths = list(_lengths.get())
-    for q, k, v in zip(*(torch.split(x, lengths, dim=2) for x in (query, key, value)), strict=True):
-        band = None if sliding_window is None or q.shape[2] <= sliding_window else _band(q.shape[2], sliding_window, q.device)
-        out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=band, dropout_p=dropout, scale=scaling, is_causal=band is None, enable_gqa=grouped
-        )
-        parts.append(out.transpose(1, 2))
-    return torch.cat(parts, dim=1), None
-
-
-def _band(length: int, window: int, device: torch.device) -> Tensor:
-    """True where a token may look: itself and the `window` - 1 before it; [length, length]."""
-    at = torch.arange(length, device=device)
-    distance = at[:, None] - at[None, :]
-    return (distance >= 0) & (distance < window)
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    return llama.attended(q, k, v, _lengths.get(), sliding_window, dropout, scaling)[None], None
 
 
 AttentionInterface.register(NAME, _attention)
+
+
+def why_not_own(model: nn.Module) -> str | None:
+    """Why this model goes through transformers, or None where it takes `galvan.llama`'s way; it may change as adapters are put in."""
+    decoder = causal_lm(model).get_decoder()
+    return _why_not_own.get(decoder, "it was not tried") or llama.refusal(decoder)
 
 
 @contextmanager
 def documents_apart(model: nn.Module, lengths: Sequence[int]) -> Iterator[None]:
     """Inside, rows of [1, sum(lengths)] tokens are documents of these lengths that do not see each other; backward passes belong inside
     too, for gradient checkpointing computes the forward pass again."""
+    with _own_way(lengths) if why_not_own(model) is None else _their_way(model, lengths):
+        yield
+
+
+@contextmanager
+def _own_way(lengths: Sequence[int]) -> Iterator[None]:
+    token = instead_of_decoder.set(partial(llama.hidden_states, lengths=lengths))
+    try:
+        yield
+    finally:
+        instead_of_decoder.reset(token)
+
+
+@contextmanager
+def _their_way(model: nn.Module, lengths: Sequence[int]) -> Iterator[None]:
     config = causal_lm(model).get_decoder().config
     before, config._attn_implementation = config._attn_implementation, NAME
     token = _lengths.set(lengths)
@@ -68,18 +79,26 @@ def documents_apart(model: nn.Module, lengths: Sequence[int]) -> Iterator[None]:
         config._attn_implementation = before
 
 
-def supports_unpadded(model: nn.Module, chunked: bool, tolerance: float | None = None) -> bool:
-    """True if two documents end to end give the NLL and the gradients that each gives alone, on this very model in evaluation mode."""
+def supports_unpadded(model: nn.Module, chunked: bool, learns: bool = True) -> bool:
+    """True if two documents end to end give the logits, and where the model `learns` the gradients, that each gives alone in transformers,
+    on this very model in evaluation mode. Which way gave them is kept: our own, or theirs with our attention."""
+    decoder = causal_lm(model).get_decoder()
+    reason = llama.refusal(decoder) if chunked else "its head is not a plain matrix"
+    if reason is None and not _equal(model, chunked, learns, _own_way):
+        reason = "its numbers differ from transformers'"
+    _why_not_own[decoder] = reason
+    return reason is None or _equal(model, chunked, learns, partial(_their_way, model))
+
+
+def _equal(model: nn.Module, chunked: bool, learns: bool, way: Any) -> bool:
+    """Logits and gradients of two documents by this way against each alone. Adapters that are still zero are given noise meanwhile."""
     weight = causal_lm(model).get_output_embeddings().weight
-    if tolerance is None:
-        tolerance = 1e-4 if weight.dtype == torch.float32 else 5e-2
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    documents = [
-        torch.arange(start, start + length, device=weight.device)[None] * 7919 % weight.shape[0]
-        for start, length in ((1, 13), (5, 9))
-    ]
-    positions = torch.cat([torch.arange(ids.shape[1], device=weight.device)[None] for ids in documents], dim=1)
-    lengths, joined = [ids.shape[1] for ids in documents], torch.cat(documents, dim=1)
+    tolerance = TOLERANCE if weight.dtype == torch.float32 else IN_HALF_PRECISION
+    parameters = [p for p in model.parameters() if p.requires_grad] if learns else []
+    lengths = [61, 37]
+    documents = [torch.arange(n, n + n, device=weight.device)[None] * 7919 % weight.shape[0] for n in lengths]
+    positions = torch.cat([torch.arange(n, device=weight.device)[None] for n in lengths], dim=1)
+    joined = torch.cat(documents, dim=1)
     labels = joined.masked_fill(positions == 0, -100)
 
     def gradients(total: Tensor) -> list[Tensor]:
@@ -87,19 +106,37 @@ def supports_unpadded(model: nn.Module, chunked: bool, tolerance: float | None =
         return [g for g in found if g is not None]
 
     try:
-        with keep_modes(model):
+        with keep_modes(model), _noise_for_zeros(parameters):
             model.eval()
-            with torch.set_grad_enabled(bool(parameters)):
-                alone = torch.cat([token_nll(model, ids, chunked) for ids in documents], dim=1)
-                expected = gradients(torch.stack([sum_nll(model, ids, ids, chunked) for ids in documents]).sum())
-                with documents_apart(model, lengths):
-                    together = token_nll(model, joined, chunked, positions)[positions[:, 1:] != 0]
-                    found = gradients(sum_nll(model, joined, labels, chunked, positions))
-        same = torch.allclose(together, alone[0], atol=tolerance, rtol=tolerance)
-        return same and len(found) == len(expected) and all(map(_close, found, expected, [tolerance] * len(found)))
-    except (NotImplementedError, AttributeError, TypeError, ValueError, RuntimeError):
+            with torch.no_grad():
+                alone = torch.cat([logits_of(model, ids, chunked) for ids in documents], dim=1)
+                with way(lengths):
+                    together = logits_of(model, joined, chunked, positions)
+            if not _close(together, alone, tolerance):
+                return False
+            if not parameters:
+                return True
+            expected = gradients(torch.stack([sum_nll(model, ids, ids, chunked) for ids in documents]).sum())
+            with way(lengths):
+                found = gradients(sum_nll(model, joined, labels, chunked, positions))
+        return len(found) == len(expected) and all(map(_close, found, expected, [10 * tolerance] * len(found)))
+    except (NotImplementedError, AttributeError, TypeError, ValueError, RuntimeError, KeyError):
         return False
 
 
-def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
-    return bool((a - b).norm() <= 10 * tolerance * b.norm() + 1e-12)
+@contextmanager
+def _noise_for_zeros(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """A fresh LoRA's B is zero: inside it is not, so that a wrong A would be seen."""
+    zeros = [p for p in parameters if p.ndim == 2 and not p.any()]
+    try:
+        for number, p in enumerate(zeros):
+            generator = torch.Generator(p.device).manual_seed(number)
+            p.data.normal_(0.0, 0.02, generator=generator)
+        yield
+    finally:
+        for p in zeros:
+            p.data.zero_()
+
+
+def _close(found: Tensor, expected: Tensor, tolerance: float) -> bool:
+    return bool((found - expected).norm() <= tolerance * expected.norm() + 1e-12)

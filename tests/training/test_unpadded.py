@@ -16,13 +16,14 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from galvan import llama
 from galvan.data.tokens import TokenRow
 from galvan.likelihood import supports_chunks, token_nll
 from galvan.training import loop
 from galvan.training.gradients import batch_gradient, evaluate_rows
 from galvan.training.packing import collate_packs
 from galvan.training.passes import plan_unpadded
-from galvan.unpadded import NAME, documents_apart, supports_unpadded
+from galvan.unpadded import NAME, documents_apart, supports_unpadded, why_not_own
 from models_for_tests import move, tiny_gpt2, tiny_llama, tiny_mistral, wrap
 
 SMALL = {
@@ -91,6 +92,7 @@ def test_likelihoods_and_adapter_gradients_equal_those_of_one_row_at_a_time(fami
     model = adapted(large(FAMILIES[family]()))
     rows = rows_for(model)
     assert supports_unpadded(model, supports_chunks(model))
+    assert why_not_own(model) == ("its architecture is gpt2" if family == "gpt2" else None)
     loss, expected = gradients(model, rows, unpadded=False)
     flat_loss, found = gradients(model, rows, unpadded=True)
     assert flat_loss == pytest.approx(loss, rel=1e-6)
@@ -132,22 +134,35 @@ def test_an_architecture_with_its_own_arithmetic_in_attention_falls_back():
     assert not supports_unpadded(soft_capped, supports_chunks(soft_capped))
 
 
-def test_a_wrong_rope_base_falls_back(monkeypatch):
-    model = large(tiny_llama())
-    assert supports_unpadded(model, True)
-    rotary, right = model.model.rotary_emb, model.model.rotary_emb.forward
+def test_a_wrong_rope_base_falls_back_to_transformers(monkeypatch):
+    model = adapted(large(tiny_llama()))
+    assert supports_unpadded(model, True) and why_not_own(model) is None
+    right = llama._angles
 
-    def wrong(x, position_ids):
-        if model.config._attn_implementation != NAME:
-            return right(x, position_ids)
-        kept = rotary.inv_freq
-        rotary.inv_freq = kept**1.5
+    def wrong(decoder, x, position_ids):
+        kept = decoder.rotary_emb.inv_freq
+        decoder.rotary_emb.inv_freq = kept**1.01
         try:
-            return right(x, position_ids)
+            return right(decoder, x, position_ids)
         finally:
-            rotary.inv_freq = kept
+            decoder.rotary_emb.inv_freq = kept
 
-    monkeypatch.setattr(rotary, "forward", wrong)
+    monkeypatch.setattr(llama, "_angles", wrong)
+    rows = rows_for(model)
+    expected = gradients(model, rows, unpadded=False)
+    assert supports_unpadded(model, True) and why_not_own(model) == "its numbers differ from transformers'"
+    found = gradients(model, rows, unpadded=True)
+    assert found[0] == pytest.approx(expected[0], rel=1e-6)
+
+
+def test_where_neither_way_gives_the_right_numbers_rows_are_padded(monkeypatch):
+    model = large(tiny_llama())
+    right = llama.attended
+
+    def blind(q, k, v, lengths, *rest):
+        return right(q, k, v, [sum(lengths)], *rest)  # all documents see each other
+
+    monkeypatch.setattr(llama, "attended", blind)
     assert not supports_unpadded(model, True)
 
 

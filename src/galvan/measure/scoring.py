@@ -24,11 +24,12 @@ from galvan import distributed
 from galvan.data.encode import Encoded, encode
 from galvan.data.tokens import Ids, adds_bos, encode_texts, first_token_bytes
 from galvan.errors import DataError
-from galvan.likelihood import supports_chunks, token_nll
+from galvan.likelihood import keep_modes, supports_chunks, token_nll
 from galvan.progress import Progress, Silent
 from galvan.rundir import Document, atomic
 from galvan.statistics.windows import rolling_windows
 from galvan.text import shown
+from galvan.unpadded import documents_apart, supports_unpadded
 
 BLOCK = 512  # documents a process scores before their rows go on; windows of like length within a block share a pass
 ROW_GROUP = 4096  # rows of scores.parquet written at once
@@ -96,6 +97,7 @@ def scores(
     """
     progress = progress or Silent()
     chunked = supports_chunks(model)
+    unpadded = supports_unpadded(model, chunked, learns=False)
     size = BLOCK * distributed.world()
     blocks = [slice(begin, begin + size) for begin in range(0, len(documents), size)]
     lengths = (
@@ -106,7 +108,7 @@ def scores(
 
         def block(mine: Sequence[Document]) -> list[Score]:
             parts = _sequences(tokenizer, mine, score_eos)
-            nll = _sequence_nll(model, [ids for ids, _ in parts], context_tokens, tokens_per_pass, chunked, progress)
+            nll = _sequence_nll(model, [ids for ids, _ in parts], context_tokens, tokens_per_pass, chunked, unpadded, progress)
             return [
                 _row(tokenizer, document, part, values, arm, split, score_eos)
                 for document, (_, part), values in zip(mine, parts, nll, strict=True)
@@ -169,35 +171,37 @@ def scoring_rule(documents: Iterable[Document]) -> str:
 
 
 def _sequence_nll(
-    model: nn.Module, sequences: Sequence[Ids], context: int, budget: int, chunked: bool, progress: Progress
+    model: nn.Module, sequences: Sequence[Ids], context: int, budget: int, chunked: bool, unpadded: bool, progress: Progress
 ) -> list[np.ndarray]:
     """NLL of tokens 1.. of each sequence, float32. Windows of like length share a pass; results go back to their place."""
     out = [np.full(len(s) - 1, np.nan, dtype=np.float32) for s in sequences]
     jobs = [(i, w) for i, s in enumerate(sequences) for w in rolling_windows(len(s) - 1, context - 1)]
     jobs.sort(key=lambda job: job[1].end - job[1].start, reverse=True)
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
     begin = 0
-    try:
+    with keep_modes(model):
+        model.eval()
         while begin < len(jobs):
-            width = jobs[begin][1].end - jobs[begin][1].start
-            part = jobs[begin : begin + max(1, budget // width)]
-            ids = np.zeros((len(part), width), dtype=np.int64)
-            for row, (i, window) in enumerate(part):
-                ids[row, : window.end - window.start] = sequences[i][window.start : window.end]
-            values = token_nll(model, torch.from_numpy(ids).to(device), chunked).cpu().numpy()
-            scored = 0
-            for row, (i, window) in enumerate(part):
-                out[i][window.first_scored - 1 : window.end - 1] = values[
-                    row, window.first_scored - 1 - window.start : window.end - 1 - window.start
-                ]
-                scored += window.end - window.first_scored
-            progress.advance(scored * distributed.world())
+            part = jobs[begin : begin + max(1, budget // (jobs[begin][1].end - jobs[begin][1].start))]
+            found = _window_nll(model, [sequences[i][w.start : w.end] for i, w in part], chunked, unpadded)
+            for (i, w), nll in zip(part, found, strict=True):
+                out[i][w.first_scored - 1 : w.end - 1] = nll[w.first_scored - 1 - w.start : w.end - 1 - w.start]
+            progress.advance(sum(w.end - w.first_scored for _, w in part) * distributed.world())
             begin += len(part)
-    finally:
-        model.train(was_training)
     return out
+
+
+def _window_nll(model: nn.Module, windows: Sequence[Ids], chunked: bool, unpadded: bool) -> list[np.ndarray]:
+    """NLL of tokens 1.. of each window, all in one pass: end to end, or padded on the right. What follows a window's own is of no meaning."""
+    device, lengths = next(model.parameters()).device, [len(w) for w in windows]
+    if not unpadded:
+        ids = np.zeros((len(windows), max(lengths)), dtype=np.int64)
+        for row, window in enumerate(windows):
+            ids[row, : len(window)] = window
+        return list(token_nll(model, torch.from_numpy(ids).to(device), chunked).cpu().numpy())
+    joined, positions = np.concatenate(windows)[None], np.concatenate([np.arange(n) for n in lengths])[None]
+    with documents_apart(model, lengths):
+        nll = token_nll(model, torch.from_numpy(joined).to(device), chunked, torch.from_numpy(positions).to(device))
+    return np.split(nll[0].cpu().numpy(), np.cumsum(lengths)[:-1])
 
 
 def not_reproduced(tokenizer: Any, documents: Iterable[Document]) -> list[str]:

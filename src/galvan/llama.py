@@ -1,0 +1,169 @@
+"""The Llama family's forward pass written out: documents end to end without padding, each attending to itself alone.
+
+It is transformers' arithmetic on the loaded model's own modules and weights (Llama, Mistral, Qwen 2 and 3, Gemma), in fewer passes over
+memory: the model's linear layers, rotary table and activation are called as they are, whatever PEFT or bitsandbytes made of them; norms,
+rotation, attention and plain LoRA are ours. transformers' model is the specification: `unpadded` holds both side by side on every model
+that is loaded, and this pass is not taken where they differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+FAMILIES = {"llama", "mistral", "qwen2", "qwen3", "gemma"}
+
+
+def refusal(decoder: Any) -> str | None:
+    """Why this decoder cannot go this way now, or None where it may; whether its numbers are right is for the proof to show."""
+    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+        return "autocast is on"
+    family = decoder.config.model_type
+    if family not in FAMILIES:
+        return f"its architecture is {family}"
+    if decoder.config.rope_parameters["rope_type"] in {"dynamic", "longrope"}:
+        return "its RoPE depends on the length of the row"
+    ours = [decoder, decoder.norm, decoder.rotary_emb]
+    for layer in decoder.layers:
+        ours += [layer, layer.self_attn, layer.mlp, layer.input_layernorm, layer.post_attention_layernorm]
+    return "its modules carry hooks" if any(m._forward_hooks or m._forward_pre_hooks for m in ours) else None
+
+
+def hidden_states(decoder: Any, input_ids: Tensor, position_ids: Tensor, lengths: Sequence[int]) -> Tensor:
+    """[1, N] ids of documents of these `lengths` end to end, positions from 0 in each -> last hidden states [1, N, hidden]."""
+    x = decoder.embed_tokens(input_ids)[0]
+    cos, sin = _angles(decoder, x, position_ids)
+    for layer in decoder.layers[: decoder.config.num_hidden_layers]:
+        if layer.training and layer.gradient_checkpointing:
+            x = checkpoint(_layer, layer, x, cos, sin, lengths, use_reentrant=False)
+        else:
+            x = _layer(layer, x, cos, sin, lengths)
+    return _norm(decoder.norm, x)[None]
+
+
+def _angles(decoder: Any, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the model's own rotary table, which knows its scaling; each [N, 1, head / 2], for both halves are alike."""
+    cos, sin = (table[0, :, None].chunk(2, dim=-1)[0] for table in decoder.rotary_emb(x, position_ids))
+    return cos, sin
+
+
+def _layer(layer: Any, x: Tensor, cos: Tensor, sin: Tensor, lengths: Sequence[int]) -> Tensor:
+    """One decoder layer, [N, hidden] -> [N, hidden]; `cos` and `sin` are [N, 1, head / 2]."""
+    attention, mlp = layer.self_attn, layer.mlp
+    rows = _norm(layer.input_layernorm, x)
+    q, k, v = (
+        _project(p, rows).view(len(x), -1, attention.head_dim) for p in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
+    if hasattr(attention, "q_norm"):
+        q, k = _norm(attention.q_norm, q), _norm(attention.k_norm, k)
+    q, k = _Rotated.apply(q, cos, sin), _Rotated.apply(k, cos, sin)  # type: ignore[no-untyped-call]
+    window = getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None))
+    dropout = attention.attention_dropout if attention.training else 0.0
+    mixed = attended(q, k, v, lengths, window, dropout, attention.scaling).flatten(1)
+    x = x + _project(attention.o_proj, mixed)
+    rows = _norm(layer.post_attention_layernorm, x)
+    return x + _project(mlp.down_proj, mlp.act_fn(_project(mlp.gate_proj, rows)) * _project(mlp.up_proj, rows))
+
+
+def attended(
+    q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], window: int | None, dropout: float, scaling: float | None
+) -> Tensor:
+    """q [N, heads, d], k and v [N, kv heads, d] -> [N, heads, d]: causal attention, one call a document."""
+    parts = []
+    for one in zip(*(x.split(list(lengths)) for x in (q, k, v)), strict=True):
+        n = len(one[0])
+        band = None if window is None or n <= window else _band(n, window, q.device)
+        out = F.scaled_dot_product_attention(
+            *(x.transpose(0, 1)[None] for x in one), attn_mask=band, dropout_p=dropout, scale=scaling, is_causal=band is None,
+            enable_gqa=q.shape[1] != k.shape[1],
+        )  # fmt: skip
+        parts.append(out[0].transpose(0, 1))
+    return torch.cat(parts)
+
+
+def _band(length: int, window: int, device: torch.device) -> Tensor:
+    """True where a token may look: itself and the `window` - 1 before it; [length, length]."""
+    at = torch.arange(length, device=device)
+    distance = at[:, None] - at[None, :]
+    return (distance >= 0) & (distance < window)
+
+
+def _project(module: Any, x: Tensor) -> Tensor:
+    """`module(x)`; of a plain LoRA the same with the update added where the base's product lies, instead of three passes over it."""
+    kind = type(module)
+    if kind.__name__ != "Linear" or kind is nn.Linear or module.disable_adapters or module.merged or module.lora_variant:
+        return module(x)  # type: ignore[no-any-return]
+    out = module.base_layer(x)
+    for name in module.active_adapters:
+        if name in module.lora_A:
+            a, b = module.lora_A[name].weight, module.lora_B[name].weight
+            kept, factor = _dropped(module.lora_dropout[name], x)
+            out = torch.addmm(out, F.linear(kept, a) * (module.scaling[name] * factor), b.T)
+    return out  # type: ignore[no-any-return]
+
+
+def _dropped(dropout: Any, x: Tensor) -> tuple[Tensor, float]:
+    """`x` with a share of its values at 0, and what the others are to be multiplied by; the share is that asked for, to 1 in 65,536.
+
+    16 random bits a value: torch's own dropout draws a number for each, which on a CPU takes longer than the products of a small LoRA.
+    """
+    p = getattr(dropout, "p", 0.0)
+    if not p or not dropout.training:
+        return x, 1.0
+    out_of_65536 = round(p * 65536)
+    bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None).view(torch.int16)
+    keep = bits[: x.numel()].view(x.shape) >= out_of_65536 - 32768
+    return torch.where(keep, x, 0.0), 65536 / (65536 - out_of_65536)
+
+
+def _norm(module: Any, x: Tensor) -> Tensor:
+    if x.dtype != torch.float32:
+        return module(x)  # type: ignore[no-any-return]
+    gemma = hasattr(module, "eps")
+    return _RMSNorm.apply(x, module.weight + 1.0 if gemma else module.weight, module.eps if gemma else module.variance_epsilon)  # type: ignore
+
+
+class _RMSNorm(torch.autograd.Function):
+    """x / sqrt(mean(x^2) + eps) * gain over the last axis."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float) -> Tensor:
+        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, scale, gain)
+        return (x * scale).mul_(gain)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        x, scale, gain = ctx.saved_tensors
+        unit = x * scale
+        gain_grad = (grad * unit).flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
+        grad = grad * gain
+        along = torch.linalg.vecdot(grad, unit)[..., None].div_(-x.shape[-1])
+        return grad.addcmul_(unit, along).mul_(scale), gain_grad, None
+
+
+class _Rotated(torch.autograd.Function):
+    """Rotary position embedding of [N, heads, d]: pairs (i, i + d / 2) turned by their angle; the gradient is turned back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turned(x, cos, sin, 1.0)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _turned(grad, *ctx.saved_tensors, -1.0), None, None
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
+    a, b = x.chunk(2, dim=-1)
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    left, right = out.chunk(2, dim=-1)
+    torch.mul(a, cos, out=left).addcmul_(b, sin, value=-sign)
+    torch.mul(b, cos, out=right).addcmul_(a, sin, value=sign)
+    return out
