@@ -95,16 +95,23 @@ def _band(length: int, window: int, device: torch.device) -> Tensor:
 
 def _project(module: Any, x: Tensor) -> Tensor:
     """`module(x)`; of a plain LoRA the same with the update added where the base's product lies, instead of three passes over it."""
-    kind = type(module)
-    if kind.__name__ != "Linear" or kind is nn.Linear or module.disable_adapters or module.merged or module.lora_variant:
+    if not _is_plain_lora(module, x):
         return module(x)  # type: ignore[no-any-return]
     out = module.base_layer(x)
     for name in module.active_adapters:
         if name in module.lora_A:
-            a, b = module.lora_A[name].weight, module.lora_B[name].weight
             kept, factor = _dropped(module.lora_dropout[name], x)
-            out = torch.addmm(out, F.linear(kept, a) * (module.scaling[name] * factor), b.T)
+            low = module.lora_A[name](kept) * (module.scaling[name] * factor)
+            out = torch.addmm(out, low, module.lora_B[name].weight.T)
     return out  # type: ignore[no-any-return]
+
+
+def _is_plain_lora(module: Any, x: Tensor) -> bool:
+    """PEFT's own layer, switched on, not merged, no variant such as DoRA, no bias of its own, in the number format of `x`."""
+    if type(module).__name__ != "Linear" or isinstance(module, nn.Linear) or module.disable_adapters or module.merged:
+        return False
+    plain = not module.lora_variant and not any(module.lora_bias.values())
+    return plain and all(a.weight.dtype == x.dtype for a in module.lora_A.values())
 
 
 def _dropped(dropout: Any, x: Tensor) -> tuple[Tensor, float]:
@@ -122,10 +129,10 @@ def _dropped(dropout: Any, x: Tensor) -> tuple[Tensor, float]:
 
 
 def _norm(module: Any, x: Tensor) -> Tensor:
-    if x.dtype != torch.float32:
-        return module(x)  # type: ignore[no-any-return]
-    gemma = hasattr(module, "eps")
-    return _RMSNorm.apply(x, module.weight + 1.0 if gemma else module.weight, module.eps if gemma else module.variance_epsilon)  # type: ignore
+    gain, eps = (module.weight + 1.0, module.eps) if hasattr(module, "eps") else (module.weight, module.variance_epsilon)  # Gemma's
+    if x.is_cuda:
+        return F.rms_norm(x, gain.shape, gain, eps)  # one kernel there
+    return _RMSNorm.apply(x, gain, eps) if x.dtype == torch.float32 else module(x)  # type: ignore
 
 
 class _RMSNorm(torch.autograd.Function):
