@@ -67,11 +67,12 @@ def _rows(what: str, unit: str, found: dict[str, list[Ended]], field: str) -> It
 
 
 def _texts(work: Workload) -> Iterator[str]:
-    """As many documents as asked for: the letters, then the letters with their words in another order, which no cleaning takes for copies."""
-    rng = np.random.default_rng(SEED)
-    for n in range(work.size.job_documents):
-        text = work.documents[n % len(work.documents)].text
-        yield text if n < len(work.documents) else " ".join(rng.permutation(text.split()))
+    """As many documents as asked for: half of them letters, half the same with their words in another order, which no cleaning takes for copies."""
+    rng, n = np.random.default_rng(SEED), work.size.job_documents
+    letters = [document.text for document in work.documents[: (n + 1) // 2]]
+    yield from letters
+    for i in range(n - len(letters)):
+        yield " ".join(rng.permutation(letters[i % len(letters)].split()))
 
 
 def _csv(path: Path, texts: Sequence[str]) -> None:

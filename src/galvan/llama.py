@@ -8,7 +8,7 @@ that is loaded, and this pass is not taken where they differ.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -36,14 +36,29 @@ def refusal(decoder: Any) -> str | None:
 
 def hidden_states(decoder: Any, input_ids: Tensor, position_ids: Tensor, lengths: Sequence[int]) -> Tensor:
     """[1, N] ids of documents of these `lengths` end to end, positions from 0 in each -> last hidden states [1, N, hidden]."""
-    x = decoder.embed_tokens(input_ids)[0]
+
+    def attend(module: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        dropout = module.attention_dropout if module.training else 0.0
+        return attended(q, k, v, lengths, _window(module), dropout, module.scaling)
+
+    return _through(decoder, input_ids[0], position_ids, attend)[None]
+
+
+Attend = Callable[
+    [Any, Tensor, Tensor, Tensor], Tensor
+]  # (attention module, q [N, heads, d], k, v [N, kv heads, d]) -> [N, heads, d]
+
+
+def _through(decoder: Any, ids: Tensor, position_ids: Tensor, attend: Attend) -> Tensor:
+    """All layers, [N] ids and [1, N] positions -> [N, hidden]."""
+    x = decoder.embed_tokens(ids)
     cos, sin = _angles(decoder, x, position_ids)
     for layer in decoder.layers[: decoder.config.num_hidden_layers]:
         if layer.training and layer.gradient_checkpointing:
-            x = checkpoint(_layer, layer, x, cos, sin, lengths, use_reentrant=False)
+            x = checkpoint(_layer, layer, x, cos, sin, attend, use_reentrant=False)
         else:
-            x = _layer(layer, x, cos, sin, lengths)
-    return _norm(decoder.norm, x)[None]
+            x = _layer(layer, x, cos, sin, attend)
+    return _norm(decoder.norm, x)
 
 
 def _angles(decoder: Any, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,7 +67,7 @@ def _angles(decoder: Any, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tens
     return cos, sin
 
 
-def _layer(layer: Any, x: Tensor, cos: Tensor, sin: Tensor, lengths: Sequence[int]) -> Tensor:
+def _layer(layer: Any, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
     """One decoder layer, [N, hidden] -> [N, hidden]; `cos` and `sin` are [N, 1, head / 2]."""
     attention, mlp = layer.self_attn, layer.mlp
     rows = _norm(layer.input_layernorm, x)
@@ -62,12 +77,58 @@ def _layer(layer: Any, x: Tensor, cos: Tensor, sin: Tensor, lengths: Sequence[in
     if hasattr(attention, "q_norm"):
         q, k = _norm(attention.q_norm, q), _norm(attention.k_norm, k)
     q, k = _Rotated.apply(q, cos, sin), _Rotated.apply(k, cos, sin)  # type: ignore[no-untyped-call]
-    window = getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None))
-    dropout = attention.attention_dropout if attention.training else 0.0
-    mixed = attended(q, k, v, lengths, window, dropout, attention.scaling).flatten(1)
-    x = x + _project(attention.o_proj, mixed)
+    x = x + _project(attention.o_proj, attend(attention, q, k, v).flatten(1))
     rows = _norm(layer.post_attention_layernorm, x)
     return x + _project(mlp.down_proj, mlp.act_fn(_project(mlp.gate_proj, rows)) * _project(mlp.up_proj, rows))
+
+
+def _window(module: Any) -> int | None:
+    """How many tokens this layer looks back, itself included; None: all."""
+    return getattr(module, "sliding_window", getattr(module.config, "sliding_window", None))
+
+
+class Cache:
+    """Keys and values of rows that grow together, token by token; room for them is taken once. Rows are padded on the left.
+
+    `real` [B, room] is False where a row is padding.
+    """
+
+    def __init__(self, decoder: Any, real: Tensor) -> None:
+        self.decoder, self.real, self.seen = decoder, real, 0
+        config, like = decoder.config, decoder.embed_tokens.weight
+        shape = (len(real), config.num_key_value_heads, real.shape[1], decoder.layers[0].self_attn.head_dim)
+        self.keys, self.values = ([like.new_empty(shape) for _ in decoder.layers] for _ in range(2))
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows alone."""
+        self.real = self.real[rows]
+        for some in (self.keys, self.values):
+            some[:] = [one[rows] for one in some]
+
+    def next_states(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """[B, T] ids at these positions, after all that was seen -> hidden states of the last of them, [B, hidden]."""
+        rows, width = ids.shape
+        begin, end = self.seen, self.seen + width
+        at = torch.arange(end, device=ids.device)
+        distance = at[begin:, None] - at
+        causal = (distance >= 0) & self.real[:, None, None, :end] | (
+            distance == 0
+        )  # a pad sees itself: of nothing there is no mean
+
+        def attend(module: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            keys, values = self.keys[module.layer_idx], self.values[module.layer_idx]
+            q, k, v = (x.view(rows, width, -1, x.shape[-1]).transpose(1, 2) for x in (q, k, v))
+            keys[:, :, begin:end], values[:, :, begin:end] = k, v
+            window = _window(module)
+            mask = causal if window is None or end <= window else causal & (distance < window)
+            out = F.scaled_dot_product_attention(
+                q, keys[:, :, :end], values[:, :, :end], attn_mask=mask, scale=module.scaling, enable_gqa=q.shape[1] != k.shape[1]
+            )
+            return out.transpose(1, 2).flatten(0, 1)
+
+        states = _through(self.decoder, ids.flatten(), positions.reshape(1, -1), attend)
+        self.seen = end
+        return states.view(rows, width, -1)[:, -1]
 
 
 def attended(

@@ -24,7 +24,7 @@ from galvan.likelihood import causal_lm, instead_of_decoder, keep_modes, logits_
 
 NAME = "galvan_unpadded"
 UNDERSTOOD = {"sliding_window", "is_causal", "position_ids", "output_attentions", "use_cache", "cache_position"}
-TOLERANCE, IN_HALF_PRECISION = 1e-5, 3e-2  # of logits, relative to their norm; gradients may differ by ten times that
+TOLERANCE, IN_HALF_PRECISION = 1e-5, 3e-2  # of logits, relative to their norm; gradients may differ by ten times as much
 _lengths: ContextVar[Sequence[int]] = ContextVar("lengths")
 _why_not_own: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()  # by decoder that was tried; None: proved equal
 
@@ -92,8 +92,7 @@ def supports_unpadded(model: nn.Module, chunked: bool, learns: bool = True) -> b
 
 def _equal(model: nn.Module, chunked: bool, learns: bool, way: Any) -> bool:
     """Logits and gradients of two documents by this way against each alone. Adapters that are still zero are given noise meanwhile."""
-    weight = causal_lm(model).get_output_embeddings().weight
-    tolerance = TOLERANCE if weight.dtype == torch.float32 else IN_HALF_PRECISION
+    weight, tolerance = causal_lm(model).get_output_embeddings().weight, tolerance_of(model)
     parameters = [p for p in model.parameters() if p.requires_grad] if learns else []
     lengths = [61, 37]
     documents = [torch.arange(n, n + n, device=weight.device)[None] * 7919 % weight.shape[0] for n in lengths]
@@ -112,14 +111,14 @@ def _equal(model: nn.Module, chunked: bool, learns: bool, way: Any) -> bool:
                 alone = torch.cat([logits_of(model, ids, chunked) for ids in documents], dim=1)
                 with way(lengths):
                     together = logits_of(model, joined, chunked, positions)
-            if not _close(together, alone, tolerance):
+            if not close(together, alone, tolerance):
                 return False
             if not parameters:
                 return True
             expected = gradients(torch.stack([sum_nll(model, ids, ids, chunked) for ids in documents]).sum())
             with way(lengths):
                 found = gradients(sum_nll(model, joined, labels, chunked, positions))
-        return len(found) == len(expected) and all(map(_close, found, expected, [10 * tolerance] * len(found)))
+        return len(found) == len(expected) and all(map(close, found, expected, [10 * tolerance] * len(found)))
     except (NotImplementedError, AttributeError, TypeError, ValueError, RuntimeError, KeyError):
         return False
 
@@ -138,5 +137,10 @@ def _noise_for_zeros(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
             p.data.zero_()
 
 
-def _close(found: Tensor, expected: Tensor, tolerance: float) -> bool:
-    return bool((found - expected).norm() <= tolerance * expected.norm() + 1e-12)
+def tolerance_of(model: nn.Module) -> float:
+    weight = causal_lm(model).get_output_embeddings().weight
+    return TOLERANCE if weight.dtype == torch.float32 else IN_HALF_PRECISION
+
+
+def close(found: Tensor, expected: Tensor, tolerance: float) -> bool:
+    return bool((found.float() - expected.float()).norm() <= tolerance * expected.float().norm() + 1e-12)

@@ -2,83 +2,19 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
-from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    GemmaConfig,
-    GemmaForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import Gemma2Config, Gemma2ForCausalLM
 
+from families import FAMILIES, LENGTHS, SMALL, adapted, large, rows_for
 from galvan import llama
-from galvan.data.tokens import TokenRow
 from galvan.likelihood import supports_chunks, token_nll
 from galvan.training import loop
 from galvan.training.gradients import batch_gradient, evaluate_rows
 from galvan.training.packing import collate_packs
 from galvan.training.passes import plan_unpadded
 from galvan.unpadded import NAME, documents_apart, supports_unpadded, why_not_own
-from models_for_tests import move, tiny_gpt2, tiny_llama, tiny_mistral, wrap
-
-SMALL = {
-    "vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 128,
-}  # fmt: skip
-LENGTHS = [3, 23, 1, 11, 40, 2]
-
-
-def large(model):
-    """Weights so large that position, mask and neighbour all matter: small random ones attend to everything alike."""
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.copy_(torch.randn_like(parameter) * 0.3)
-    return model.eval()
-
-
-FAMILIES = {
-    "llama": lambda: tiny_llama(),
-    "llama, head tied": lambda: tiny_llama(tie_word_embeddings=True),
-    "llama, biases": lambda: tiny_llama(attention_bias=True, mlp_bias=True),
-    "llama, scaled RoPE": lambda: tiny_llama(
-        rope_parameters={
-            "rope_type": "llama3",
-            "rope_theta": 10000.0,
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 16,
-        }
-    ),
-    "mistral": lambda: tiny_mistral(),
-    "mistral, window of 5": lambda: tiny_mistral(sliding_window=5),
-    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SMALL)),
-    "qwen2, window in one layer": lambda: Qwen2ForCausalLM(
-        Qwen2Config(**SMALL, use_sliding_window=True, sliding_window=5, max_window_layers=1)
-    ),
-    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SMALL, head_dim=8)),
-    "gemma": lambda: GemmaForCausalLM(GemmaConfig(**SMALL, head_dim=8)),
-    "gpt2": lambda: tiny_gpt2(),
-}
-
-
-def rows_for(model, lengths=LENGTHS):
-    size = model.config.vocab_size
-    rng = np.random.default_rng(7)
-    ids = [rng.integers(0, size, n) for n in lengths]
-    return [TokenRow(str(i), one, one) for i, one in enumerate(ids)]
-
-
-def adapted(model):
-    targets = ["c_attn"] if model.config.model_type == "gpt2" else ["q_proj", "v_proj", "down_proj"]
-    return move(wrap(model, target_modules=targets)).eval()
+from models_for_tests import tiny_llama, tiny_mistral, wrap
 
 
 def gradients(model, rows, unpadded):

@@ -15,12 +15,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import DynamicCache
 
+from galvan import llama
 from galvan.errors import DataError, ModelError
-from galvan.likelihood import causal_lm
+from galvan.likelihood import causal_lm, supports_chunks
 from galvan.measure.live import evaluation_mode, learns_a_prompt
 from galvan.progress import Progress, Silent
+from galvan.unpadded import close, tolerance_of
 
 Stop = Literal["eos", "length", "context"]
 
@@ -83,11 +86,11 @@ def decode(
     begun = time.monotonic()
     written = 0
     progress.start(label, sum(room), "token")
-    alone = not _has_cache(model)
+    alone, own = not _has_cache(model), _writes_own_way(model)
     with evaluation_mode(model), torch.inference_mode():
         for members in _batches(jobs, room, 0 if alone else tokens_per_pass):
             for n_new, n_spared in _decode(model, [jobs[i] for i in members], [room[i] for i in members], [done[i] for i in members],
-                                           stops, vocabulary, alone):  # fmt: skip
+                                           stops, vocabulary, alone, own):  # fmt: skip
                 written += n_new
                 progress.advance(n_new + n_spared, f"{written / max(time.monotonic() - begun, 1e-9):,.0f} tokens/s")
     for continuation, job, most in zip(done, jobs, room, strict=True):
@@ -105,7 +108,7 @@ def stream(model: nn.Module, job: Job, stops: Collection[int], context: int, voc
     room = min(job.sampling.max_new_tokens, context - len(job.ids))
     done = Continuation([], [])
     with evaluation_mode(model), torch.inference_mode():
-        for _ in _decode(model, [job], [room], [done], stops, vocabulary, not _has_cache(model)):
+        for _ in _decode(model, [job], [room], [done], stops, vocabulary, not _has_cache(model), _writes_own_way(model)):
             yield done
     if done.stop == "length" and room < job.sampling.max_new_tokens:
         done.stop = "context"
@@ -143,11 +146,11 @@ def _batches(jobs: Sequence[Job], room: Sequence[int], budget: int) -> Iterator[
 
 
 def _decode(
-    model: nn.Module, jobs: Sequence[Job], room: Sequence[int], out: Sequence[Continuation], stops: Collection[int], vocabulary: int, alone: bool
+    model: nn.Module, jobs: Sequence[Job], room: Sequence[int], out: Sequence[Continuation], stops: Collection[int], vocabulary: int, alone: bool, own: bool
 ) -> Iterator[tuple[int, int]]:  # fmt: skip
     """Fill `out`; after each step yield the tokens written, and those that rows which ended will not write."""
     uniforms = [np.random.Generator(np.random.Philox(key=job.seed)).random(most) for job, most in zip(jobs, room, strict=True)]
-    steps: _Cached | _Whole = _Whole(model, jobs) if alone else _Cached(model, jobs)
+    steps: _Own | _Cached | _Whole = _Whole(model, jobs) if alone else _Own(model, jobs, max(room)) if own else _Cached(model, jobs)
     live = list(range(len(jobs)))
     logits = steps.first()
     for step in range(max(room)):
@@ -202,8 +205,66 @@ def choose(logits: Tensor, samplings: Sequence[Sampling], uniforms: Tensor, voca
     return tokens.tolist(), chosen.tolist()
 
 
+def _writes_own_way(model: nn.Module) -> bool:
+    """True if `llama.Cache` gives this very model's logits: two rows of unlike length together, step by step, against each alone without a cache."""
+    inner = causal_lm(model)
+    if learns_a_prompt(model) or not supports_chunks(model) or llama.refusal(inner.get_decoder()) is not None:
+        return False
+    size = inner.get_output_embeddings().weight.shape[0]
+    texts = [[n * 7919 % size for n in range(length)] for length in (13, 8)]
+    greedy = Sampling("", 0.0, 1.0, 3)
+    try:
+        with evaluation_mode(model), torch.inference_mode():
+            steps = _Own(model, [Job(ids[:-3], greedy) for ids in texts], 3)
+            found = [steps.first(), *(steps.next([ids[at] for ids in texts], None) for at in (-3, -2))]
+            for row, ids in enumerate(texts):
+                whole = inner(input_ids=torch.tensor([ids], device=steps.device), use_cache=False).logits[0, -4:-1]
+                if not close(torch.stack([one[row] for one in found]), whole, tolerance_of(model)):
+                    return False
+    except (NotImplementedError, AttributeError, TypeError, ValueError, RuntimeError):
+        return False
+    return True
+
+
+class _Left:
+    """Prompts as rows padded on the left: [B, T] ids, positions from 0 in each, and which are real."""
+
+    def __init__(self, jobs: Sequence[Job], device: torch.device) -> None:
+        width = max(len(job.ids) for job in jobs)
+        ids, real = np.zeros((len(jobs), width), dtype=np.int64), np.zeros((len(jobs), width), dtype=np.int64)
+        for row, job in enumerate(jobs):
+            ids[row, width - len(job.ids) :] = job.ids
+            real[row, width - len(job.ids) :] = 1
+        self.ids, self.real = (torch.from_numpy(x).to(device) for x in (ids, real))
+        self.positions = (self.real.cumsum(1) - 1).clamp(min=0)
+
+
+class _Own:
+    """Logits of the last position, step by step, by the Llama family's forward pass written out, from keys and values that are kept."""
+
+    def __init__(self, model: nn.Module, jobs: Sequence[Job], new: int) -> None:
+        inner = causal_lm(model)
+        self.head, self.device = inner.get_output_embeddings(), next(inner.parameters()).device
+        left = _Left(jobs, self.device)
+        self.inputs, self.positions = left.ids, left.positions
+        self.cache = llama.Cache(inner.get_decoder(), F.pad(left.real.bool(), (0, new), value=True))
+
+    def first(self) -> Tensor:
+        return self.head(self.cache.next_states(self.inputs, self.positions))  # type: ignore[no-any-return]
+
+    def next(self, tokens: Sequence[int], keep: Sequence[int] | None) -> Tensor:
+        """`keep`: rows of the last step that go on; None: all."""
+        self.positions = self.positions[:, -1:] + 1
+        if keep is not None:
+            rows = torch.tensor(keep, device=self.device)
+            self.cache.keep(rows)
+            self.positions = self.positions[rows]
+        self.inputs = torch.tensor(tokens, device=self.device)[:, None]
+        return self.first()
+
+
 class _Cached:
-    """Logits of the last position, step by step, from keys and values that are kept. Prompts are padded on the left."""
+    """The same by transformers' own model and cache."""
 
     def __init__(self, model: nn.Module, jobs: Sequence[Job]) -> None:
         self.model = causal_lm(model)
@@ -212,14 +273,9 @@ class _Cached:
         self.options: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
         self.device = next(self.model.parameters()).device
         self.cache = DynamicCache(config=self.model.config)
-        width = max(len(job.ids) for job in jobs)
-        ids, mask = np.zeros((len(jobs), width), dtype=np.int64), np.zeros((len(jobs), width), dtype=np.int64)
-        for row, job in enumerate(jobs):
-            ids[row, width - len(job.ids) :] = job.ids
-            mask[row, width - len(job.ids) :] = 1
-        self.inputs = torch.from_numpy(ids).to(self.device)
-        self.mask = None if mask.all() else torch.from_numpy(mask).to(self.device)
-        self.positions = torch.from_numpy(np.maximum(mask.cumsum(1) - 1, 0)).to(self.device)
+        left = _Left(jobs, self.device)
+        self.inputs, self.positions = left.ids, left.positions
+        self.mask = None if left.real.all() else left.real
 
     def first(self) -> Tensor:
         if self.positioned:
