@@ -119,12 +119,13 @@ def test_scores_without_bos_agree_with_lm_eval_given_the_first_token_as_prefix()
 
 @pytest.mark.parametrize("context_tokens", [2, 3, 8, 9, 512])
 @pytest.mark.parametrize("tokenizer", [WITH, WITHOUT], ids=["bos", "no bos"])
-def test_every_token_is_predicted_exactly_once_and_in_its_place(monkeypatch, context_tokens, tokenizer):
+@pytest.mark.parametrize("unpadded", [True, False], ids=["end to end", "padded"])
+def test_every_token_is_predicted_exactly_once_and_in_its_place(monkeypatch, context_tokens, tokenizer, unpadded):
     written = []
 
-    def codes(model, ids, chunked):
+    def codes(model, ids, chunked, positions=None):
         """In place of likelihoods, what each would be of: the id itself."""
-        assert ids.shape[1] <= context_tokens
+        assert (ids.shape[1] if positions is None else int(positions.max()) + 1) <= context_tokens
         return ids[:, 1:].float()
 
     class Counts(Silent):
@@ -134,6 +135,7 @@ def test_every_token_is_predicted_exactly_once_and_in_its_place(monkeypatch, con
         def advance(self, amount, note=""):
             written.append(amount)
 
+    monkeypatch.setattr(scoring, "supports_unpadded", lambda model, chunked, learns: unpadded)
     monkeypatch.setattr(scoring, "token_nll", codes)
     for document, row in zip(DOCUMENTS, scores(tokenizer=tokenizer, context_tokens=context_tokens, progress=Counts()), strict=True):
         assert list(row.token_nll_nats) == tokenizer(document.text)["input_ids"][1:]
