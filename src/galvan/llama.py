@@ -44,9 +44,8 @@ def hidden_states(decoder: Any, input_ids: Tensor, position_ids: Tensor, lengths
     return _through(decoder, input_ids[0], position_ids, attend)[None]
 
 
-Attend = Callable[
-    [Any, Tensor, Tensor, Tensor], Tensor
-]  # (attention module, q [N, heads, d], k, v [N, kv heads, d]) -> [N, heads, d]
+# Of (attention module, q [N, heads, d], k and v [N, kv heads, d]) the values that each token takes in, [N, heads, d].
+Attend = Callable[[Any, Tensor, Tensor, Tensor], Tensor]
 
 
 def _through(decoder: Any, ids: Tensor, position_ids: Tensor, attend: Attend) -> Tensor:
@@ -84,7 +83,7 @@ def _layer(layer: Any, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> T
 
 def _window(module: Any) -> int | None:
     """How many tokens this layer looks back, itself included; None: all."""
-    return getattr(module, "sliding_window", getattr(module.config, "sliding_window", None))
+    return getattr(module, "sliding_window", getattr(module.config, "sliding_window", None))  # type: ignore[no-any-return]
 
 
 class Cache:
