@@ -83,7 +83,7 @@ def _layer(layer: Any, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> T
 
 def _window(module: Any) -> int | None:
     """How many tokens this layer looks back, itself included; None: all."""
-    return getattr(module, "sliding_window", getattr(module.config, "sliding_window", None))  # type: ignore[no-any-return]
+    return getattr(module, "sliding_window", getattr(module.config, "sliding_window", None))
 
 
 class Cache:
@@ -135,13 +135,20 @@ def attended(
 ) -> Tensor:
     """q [N, heads, d], k and v [N, kv heads, d] -> [N, heads, d]: causal attention, one call a document."""
     parts = []
-    for one in zip(*(x.split(list(lengths)) for x in (q, k, v)), strict=True):
+    for one in zip(*(torch.split(x, list(lengths)) for x in (q, k, v)), strict=True):
+        query, key, value = (x.transpose(0, 1)[None] for x in one)
         n = len(one[0])
         band = None if window is None or n <= window else _band(n, window, q.device)
         out = F.scaled_dot_product_attention(
-            *(x.transpose(0, 1)[None] for x in one), attn_mask=band, dropout_p=dropout, scale=scaling, is_causal=band is None,
+            query,
+            key,
+            value,
+            attn_mask=band,
+            dropout_p=dropout,
+            scale=scaling,
+            is_causal=band is None,
             enable_gqa=q.shape[1] != k.shape[1],
-        )  # fmt: skip
+        )
         parts.append(out[0].transpose(0, 1))
     return torch.cat(parts)
 
@@ -200,7 +207,7 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float) -> Tensor:
-        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        scale: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, scale, gain)
         return (x * scale).mul_(gain)
 
@@ -224,7 +231,8 @@ class _Rotated(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _turned(grad, *ctx.saved_tensors, -1.0), None, None
+        cos, sin = ctx.saved_tensors
+        return _turned(grad, cos, sin, -1.0), None, None
 
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
