@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any import reads it: nothing here needs the network
@@ -56,12 +57,19 @@ def main() -> None:
     started = time.monotonic()
     works = {scale: Workload.load(size, scale) for scale, size in (QUICK if asked.quick else FULL).items()}
     rows: list[Row] = []
+    failed: list[str] = []
     for name in asked.only:
         begun = time.monotonic()
-        rows += PARTS[name](works)
-        print(f"{name}: {time.monotonic() - begun:.0f} s", file=sys.stderr)
+        try:
+            rows += PARTS[name](works)
+        except (Exception, SystemExit) as error:  # the other parts are still worth their minutes
+            failed.append(f"{name}: {error}")
+            traceback.print_exc()
+        print(f"{name}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
     text = table.markdown(rows, works["S"], time.monotonic() - started)
     print(text)
+    if failed:
+        raise SystemExit("\n".join(["These parts failed, so nothing was written:", *failed]))
     if not asked.quick and len(asked.only) == len(PARTS):
         table.write(text)
 
