@@ -129,6 +129,56 @@ def test_a_training_goes_on_with_another_number_of_processes(inputs: Path, befor
     same_training(inputs / "whole", inputs / run)
 
 
+def adapter(run: Path, name: str = "adapter/adapter_model.safetensors") -> dict[str, torch.Tensor]:
+    return load_file(run / name)
+
+
+def close(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.allclose(one[name], two[name], rtol=1e-3, atol=1e-5) for name in one)
+
+
+@pytest.mark.parametrize("checkpointing", ["false", pytest.param("true", marks=pytest.mark.slow)])
+def test_two_processes_that_share_out_the_weights_train_as_one(inputs: Path, checkpointing: str) -> None:
+    if not (inputs / "whole").exists():
+        galvan("train", "recipe.yaml", *STEADY, "--out", "whole", cwd=inputs)
+    run = f"sharded-{checkpointing}"
+    asked = (*STEADY, "--set", "training.shard=true", "--set", f"training.gradient_checkpointing={checkpointing}")
+    first, second = both("train", "recipe.yaml", *asked, "--out", run, cwd=inputs)
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+    same_training(inputs / "whole", inputs / run)
+    assert close(adapter(inputs / "whole"), adapter(inputs / run))  # whole factors, as plain PEFT saves them
+    figures = [json.loads((inputs / name / "training.jsonl").read_text().splitlines()[-1])["modules"] for name in ("whole", run)]
+    assert figures[0].keys() == figures[1].keys()
+    for module, found in figures[0].items():
+        assert found["delta_ratio"] == pytest.approx(figures[1][module]["delta_ratio"], rel=1e-2) and found["delta_ratio"] > 0
+
+
+def test_a_sharded_training_goes_on_alone_and_one_alone_goes_on_sharded(inputs: Path) -> None:
+    if not (inputs / "whole").exists():
+        galvan("train", "recipe.yaml", *STEADY, "--out", "whole", cwd=inputs)
+    sharded = ("--set", "training.shard=true")
+    command = ("train", "recipe.yaml", *STEADY)
+    assert stopped(*command, *sharded, "--out", "s-to-1", cwd=inputs, run="s-to-1", ranks=2) == [143, 143]
+    done = galvan(*command, "--out", "s-to-1", cwd=inputs)
+    assert done.code == 0 and "Training goes on at step " in done.err
+    same_training(inputs / "whole", inputs / "s-to-1")
+    assert stopped(*command, "--out", "1-to-s", cwd=inputs, run="1-to-s", ranks=1) == [143]
+    first, _ = both(*command, *sharded, "--out", "1-to-s", cwd=inputs)
+    assert first.code == 0 and "Training goes on at step " in first.err
+    same_training(inputs / "whole", inputs / "1-to-s")
+    assert close(adapter(inputs / "s-to-1"), adapter(inputs / "1-to-s"))
+
+
+@pytest.mark.slow
+def test_full_training_shared_out_saves_the_model_that_one_process_saves(inputs: Path) -> None:
+    full = (*STEADY, "--set", "training.method=full")
+    assert galvan("train", "recipe.yaml", *full, "--out", "full", cwd=inputs).code == 0
+    first, second = both("train", "recipe.yaml", *full, "--set", "training.shard=true", "--out", "full-2", cwd=inputs)
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+    same_training(inputs / "full", inputs / "full-2")
+    assert close(*(adapter(inputs / run, "model/model.safetensors") for run in ("full", "full-2")))
+
+
 @pytest.mark.slow
 def test_a_training_by_two_that_is_stopped_and_goes_on_ends_in_the_same_bytes_with_dropout(inputs: Path) -> None:
     assert [done.code for done in both("train", "recipe.yaml", "--out", "d0", cwd=inputs)] == [0, 0]

@@ -92,16 +92,17 @@ def run(
 def plan(
     recipe_file: RecipeFile,
     pilot: Annotated[Path | None, typer.Option("--pilot", metavar="RUN", help="An earlier run that gives the spread of gains, instead of an assumption.")] = None,
+    cost: Annotated[bool, typer.Option("--cost/--no-cost", help="Also time some steps on a small model of the base's architecture, for time and memory.")] = True,
     settings: Set = None, out: Out = None, json: Json = False, quiet: Quiet = False, offline: Offline = False,
 ) -> None:  # fmt: skip
-    """What the test documents will be able to show, before anything is trained. Example: galvan plan recipe.yaml"""
+    """What the test documents will be able to show, and what training will take, before anything is trained. Example: galvan plan recipe.yaml"""
     from galvan import recipe
 
     asked = recipe.load(recipe_file, settings or ())
     from galvan.plan import plan as make
 
     with _watched(quiet or json) as progress:
-        planned = make(asked, out, pilot=pilot, progress=progress, offline=offline)
+        planned = make(asked, out, pilot=pilot, progress=progress, offline=offline, cost=cost)
     print(planned.to_json() if json else planned.to_text())
 
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from galvan.errors import EXIT_INTERRUPTED, EXIT_RESOURCES, GalvanError, ResourceError
+from galvan.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_RESOURCES, GalvanError, ResourceError
+from galvan.text import shown
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -266,7 +268,19 @@ def _exchange(call: Callable[[], Any]) -> None:
     try:
         call()
     except RuntimeError:  # gloo and nccl raise it where a peer has closed its connection
-        raise _Lost(
-            "distributed/lost",
-            "Another process of this run has ended without a word; look for its message, then start the same command again.",
-        ) from None
+        raise lost() from None
+
+
+def lost() -> ResourceError:
+    """What is raised where another rank is gone."""
+    return _Lost(
+        "distributed/lost",
+        "Another process of this run has ended without a word; look for its message, then start the same command again.",
+    )
+
+
+def leave(error: Exception) -> NoReturn:
+    """End this rank at once, with its message: the others wait for it where nothing can be agreed, and notice that it is gone."""
+    said = f"error[{error.code}]: {error}" if isinstance(error, GalvanError) else _portable(error)[-1]
+    print(shown(f"rank {_rank}: {said}"), file=sys.stderr, flush=True)
+    os._exit(error.exit_code if isinstance(error, GalvanError) else EXIT_BUG)

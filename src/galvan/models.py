@@ -522,9 +522,14 @@ def save(model: Any, folder: Path, tokenizer: Any = None, start: Path | None = N
             path.chmod(0o644)
     except OSError as error:
         raise cannot_write(folder, error) from error
-    except SafetensorError as error:  # its errors carry the system's number in words only
-        full = "os error 28" in str(error) or "No space left" in str(error)
-        raise cannot_write(folder, OSError(errno.ENOSPC if full else errno.EIO, str(error))) from error
+    except SafetensorError as error:
+        raise disk_error(folder, error) from error
+
+
+def disk_error(path: Path, error: Exception) -> ResourceError:
+    """What safetensors says when the disk refuses; its errors carry the system's number in words only."""
+    full = "os error 28" in str(error) or "No space left" in str(error)
+    return cannot_write(path, OSError(errno.ENOSPC if full else errno.EIO, str(error)))
 
 
 def load_tuned(base: Located, tuned: Located, settings: Model, device: Choice | None = None, dtype: Choice | None = None) -> Any:

@@ -21,21 +21,28 @@ if TYPE_CHECKING:
     from galvan.measure.facts import Integrity
     from galvan.report import Judged
     from galvan.statistics import BitsGain, Family, Gain, Interval, Separation
+    from galvan.training.shared import Shared
 
 
 def run(
-    recipe: Recipe | Path | str, out: Path | None = None, progress: Progress | None = None, offline: bool = False, seeds: int = 1
-) -> Judged:
+    recipe: Recipe | Path | str, out: Path | None = None, progress: Progress | None = None, offline: bool = False, seeds: int = 1,
+    shared: Shared | None = None,
+) -> Judged:  # fmt: skip
     """The whole story of a recipe in the folder `out` (default `runs/NAME`); resumes what an earlier run left there.
 
     With `seeds` above 1 the recipe is trained with so many seeds on the same split, the others in OUT/seeds, and the result also holds
     the interval for the recipe; the verdict stays that on the adapter of the first seed. Where that one is refused, no other is trained.
+    Runs that are given the same `shared` (galvan.training.shared.Shared) load one base and tokenise once for all their trainings.
     """
     from galvan.compare_seeds import ask, folder_of, training_seeds, with_seed
     from galvan.report import judge
 
     asked = recipe if isinstance(recipe, Recipe) else recipes.load(Path(recipe))
-    story = Story.begin(asked, out or Path("runs") / asked.name, progress, offline)
+    if shared is None and seeds > 1:
+        from galvan.training.shared import Shared
+
+        shared = Shared()
+    story = Story.begin(asked, out or Path("runs") / asked.name, progress, offline, shared=shared)
     with story.alone():
         for line in story.prepare().to_text().split("\n"):
             story.progress.say(shown(line))
@@ -53,7 +60,7 @@ def run(
             return judged
         for number, seed in enumerate(training_seeds(asked, seeds)[1:], 2):
             story.progress.say(f"Training seed {seed}, {number} of {seeds}.")
-            run(with_seed(asked, seed), folder_of(story.folder, seed), progress, offline)
+            run(with_seed(asked, seed), folder_of(story.folder, seed), progress, offline, shared=shared)
         return judge(story.folder)
 
 

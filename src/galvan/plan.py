@@ -1,15 +1,17 @@
-"""Before a training costs anything: what the test documents will be able to show, and what they cannot (METHODS S2.3)."""
+"""Before a training costs anything: what the test documents will be able to show (METHODS S2.3), and what training will take on this device."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import scipy.stats
 
 from galvan.compare import TEST, TUNED, compare, paired, read_scores
-from galvan.errors import ComparisonRefused, DataError
+from galvan.errors import ComparisonRefused, DataError, ModelError, ResourceError
+from galvan.preflight import available_bytes, duration
 from galvan.progress import Progress
 from galvan.recipe import Recipe
 from galvan.rundir import SCHEMA_VERSION, open_run, read_documents, read_json, to_json
@@ -20,18 +22,26 @@ from galvan.statistics.power import sensitivity_sentence
 from galvan.statistics.ratio import kish_size
 from galvan.text import shown
 
+if TYPE_CHECKING:
+    from galvan.story import Story
+    from galvan.training.cost import Cost
+
 _HEAD = ("spread", "seen: 80 %", "seen: 90 %", "documents for the margin", "equivalent")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Planned:
-    """A plan for the test documents of a prepared run; `pilot` is the run that the spreads come from, None where they are assumed."""
+    """A plan for a prepared run; `pilot` is the run that the spreads come from, None where they are assumed. `cost` is what training takes
+    on this device, None with `cost_reason` where it was not measured."""
 
     run: Path
     recipe: str
     n_tokens: int
     pilot: str | None
     plan: Plan
+    cost: Cost | None
+    cost_reason: str | None
+    memory_available_bytes: int | None
 
     def to_json(self) -> str:
         return to_json({"schema_version": SCHEMA_VERSION, **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}})
@@ -48,13 +58,29 @@ class Planned:
         lines.append(f'The margin is {p.margin:g} nats a token. "equivalent": the chance of proving that, if nothing changes.')
         if self.pilot is None:
             lines.append("After a first run, `galvan plan RECIPE --pilot RUN` takes the spread from there.")
-        return "\n".join(map(shown, lines))
+        return "\n".join(map(shown, [*lines, "", *self._cost_lines()]))
+
+    def _cost_lines(self) -> list[str]:
+        if self.cost is None:
+            return [f"What training takes was not measured: {self.cost_reason}"]
+        c, free = self.cost, self.memory_available_bytes
+        parts = ", ".join(f"{name} {_size(size)}" for name, size in c.parts_bytes.items() if size >= 0.01 * c.memory_bytes)
+        room = "" if free is None else f", of {_size(free)} free"
+        return [
+            f"Training will take about {duration(c.seconds)} and {_size(c.memory_bytes)}{room} ({c.how}).",
+            f"In memory at most: {parts}.",
+        ]
+
+
+def _size(n_bytes: float) -> str:
+    return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"
 
 
 def plan(
-    recipe: Recipe, out: Path | None = None, *, pilot: Path | None = None, progress: Progress | None = None, offline: bool = False
-) -> Planned:
-    """Prepare the recipe's text and say what its test documents can show; no model is loaded and nothing is trained.
+    recipe: Recipe, out: Path | None = None, *, pilot: Path | None = None, progress: Progress | None = None, offline: bool = False,
+    cost: bool = True,
+) -> Planned:  # fmt: skip
+    """Prepare the recipe's text and say what its test documents can show, and with `cost` what training takes here; nothing is trained.
 
     `pilot`: an earlier run, whose adapter's gains give the spread in place of an assumption. DataError if no document is held out for
     the test, ComparisonRefused if the pilot's own comparison is refused.
@@ -71,11 +97,19 @@ def plan(
                 "data/no-test", "No document is held out for the test, so nothing could be shown; set data.split.test above 0."
             )
         tokens = story.scored_tokens(TEST)
+        taken, reason = _cost(story) if cost else (None, "not asked for.")
     planned = sensitivity(
         tokens, sds, recipe.evaluation.margin_nats, sources=[d.source for d in documents], positions=[d.position for d in documents],
         pilot=pilot is not None,
     )  # fmt: skip
-    return Planned(story.folder, recipe.name, sum(tokens), None if pilot is None else str(pilot), planned)
+    return Planned(story.folder, recipe.name, sum(tokens), None if pilot is None else str(pilot), planned, taken, reason, available_bytes(story.device.value))  # fmt: skip
+
+
+def _cost(story: Story) -> tuple[Cost | None, str | None]:
+    try:
+        return story.cost(), None
+    except (ModelError, ResourceError) as error:
+        return None, str(error)
 
 
 def pilot_spreads(folder: Path) -> tuple[float, float, float]:

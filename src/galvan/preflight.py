@@ -87,7 +87,7 @@ class Preflight:
             f"integrated learning rate {self.integrated_learning_rate:.2g}.",
         ]
         if self.seconds.value is not None:
-            lines.append(f"About {_duration(self.seconds.value)} ({self.seconds.how}).")
+            lines.append(f"About {duration(self.seconds.value)} ({self.seconds.how}).")
         if self.memory_bytes.value is not None:
             available = "" if self.memory_available_bytes is None else f" of {self.memory_available_bytes / 2**30:.1f} GiB free"
             lines.append(f"About {self.memory_bytes.value / 2**30:.1f} GiB{available} ({self.memory_bytes.how}).")
@@ -348,7 +348,8 @@ def _detectable(test: Sequence[Document], n_tokens: Sequence[int], margin: float
     return [row.mde80_percent for row in found.rows]
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Whole days, hours, minutes or seconds, whichever there are at least two of."""
     for size, name in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {name}"

@@ -242,13 +242,34 @@ class Training(Section):
         6, description="How often validation and probe documents are scored after step 0, the last step included."
     )
     probe_documents: Positive = Field(50, description="How many training documents are scored at each evaluation.")
+    early_stop: bool = Field(
+        False,
+        description="End where validation documents are surely worse than at the best evaluation (paired, max-T), and keep the weights of the "
+        "evaluation with the lowest validation loss, stopped or not; the test documents have no say in it.",
+    )
     checkpoint_seconds: Annotated[float, Field(ge=0)] = Field(
         60.0, description="Seconds between checkpoints from which a killed run goes on."
+    )
+    checkpoints: Positive = Field(
+        2,
+        description="How many of the newest checkpoints are kept while a run goes on; the best is kept beside them with early_stop.",
+    )
+    shard: bool = Field(
+        False,
+        description="With several processes, share out the weights of the blocks among them (FSDP2) instead of holding the base whole on each.",
     )
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = Field(
         None,
         description="Seed of the adapter's start, the order of documents and dropout; null means the recipe's seed, which also splits the data.",
     )
+
+    @model_validator(mode="after")
+    def _shards_are_stepped_by_adamw(self) -> Training:
+        if self.shard and self.optimizer != "adamw":
+            raise ValueError(
+                f"optimizer {self.optimizer} needs whole matrices, and shard shares them out; set one of them otherwise"
+            )
+        return self
 
     @model_validator(mode="after")
     def _muon_is_for_full_training(self) -> Training:

@@ -59,15 +59,23 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
 
     Raises ResourceError when the disk is full or the folder cannot be written.
     """
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        yield stream
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """As `atomic`, for what writes into a file that it is given the name of."""
     temporary = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        with os.fdopen(descriptor, "wb") as stream:
-            os.fchmod(stream.fileno(), 0o644)
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
+        try:
+            yield Path(temporary)
+            os.fchmod(descriptor, 0o644)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         Path(temporary).replace(path)
         temporary = ""
         _sync_folder(path.parent)

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from galvan.measure.scoring import Score
     from galvan.models import Choice, Fingerprints, Located
     from galvan.preflight import Preflight
+    from galvan.training.cost import Cost
+    from galvan.training.shared import Shared
 
 PROBE_DOCUMENTS = 100  # training documents scored for the train-probe gain (METHODS S1.9)
 CONTROL_DOCUMENTS = 8  # test documents on which the controls run
@@ -69,12 +71,26 @@ class Story:
     tuned: Located | None = None
     _tokenizer: Any = None
     _preflight: Preflight | None = None
+<<<<<<< HEAD
     _rows: Sequence[TokenRow] | None = None  # the training texts' rows, on disk, until training begins
 
     @classmethod
     def begin(cls, recipe: Recipe, folder: Path, progress: Progress | None, offline: bool, tuned: str | None = None) -> Story:
         """Find the models, say what was chosen and why, and write the resolved recipe into the run."""
         from galvan import models, trackers
+=======
+    _shared: Shared | None = None
+
+    @classmethod
+    def begin(
+        cls, recipe: Recipe, folder: Path, progress: Progress | None, offline: bool, tuned: str | None = None, shared: Shared | None = None
+    ) -> Story:  # fmt: skip
+        """Find the models, say what was chosen and why, and write the resolved recipe into the run.
+
+        `shared` is what this training has in common with others of this process; with several processes each loads its own.
+        """
+        from galvan import models
+>>>>>>> 7e1f377 (Early stop on paired validation differences, checksummed checkpoints, FSDP2, a measured plan of cost, one base for several adapters)
         from galvan.measure.lm_eval_tasks import require_lm_eval
 
         progress = progress or Silent()
@@ -86,6 +102,7 @@ class Story:
         dtype = models.choose_dtype(recipe.model.dtype, device.value)
         story = cls(recipe, folder, base, models.fingerprints(base), device, dtype, progress, offline, adapter)
         story._tokenizer = models.load_tokenizer(base)
+        story._shared = None if distributed.launched() else shared
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -185,6 +202,7 @@ class Story:
         from galvan.preflight import preflight
 
         settings = self.recipe.training
+<<<<<<< HEAD
         train, validation, test = (self.folder / "data" / f"{name}.jsonl" for name in ("train", "validation", "test"))
         self._rows = originals = self._encoded(each_document(train)) if self._rows is None else self._rows
         augmented = self._augmented()
@@ -194,8 +212,11 @@ class Story:
             for part in (self._encoded(each_document(validation)), _probe(originals, settings.probe_documents))
             for row in part
         )
+=======
+        rows, scored = self._seen_in_training()
+>>>>>>> 7e1f377 (Early stop on paired validation differences, checksummed checkpoints, FSDP2, a measured plan of cost, one base for several adapters)
         judging = Documents(self.folder)
-        for document in each_document(test):
+        for document in each_document(self.folder / "data" / "test.jsonl"):
             judging.append(document, len(self._offsets(document.text)))
         found = preflight(
             self.recipe, rows, judging, judging.n_tokens, scored,
@@ -204,6 +225,22 @@ class Story:
         write_json(self.folder / "preflight.json", found)
         self._preflight = found
         return found
+
+    def _seen_in_training(self) -> tuple[Sequence[TokenRow], int]:
+        """The rows of an epoch, and how many tokens each evaluation on the way scores."""
+        train, validation = (
+            self._encoded(each_document(self.folder / "data" / f"{name}.jsonl")) for name in ("train", "validation")
+        )
+        augmented = self._augmented()
+        probe = _probe(train, self.recipe.training.probe_documents)
+        scored = sum(len(row.input_ids) for part in (validation, probe) for row in part)
+        return [*train, *self._encode(augmented)] if augmented else train, scored
+
+    def cost(self) -> Cost:
+        """What training will take here, measured on shallow models of the base's architecture; ModelError where its config does not say enough."""
+        from galvan.training.cost import measure
+
+        return measure(self.base, self.recipe, *self._seen_in_training(), self.device, self.dtype)
 
     def _encode(self, documents: Sequence[Document]) -> list[Any]:
         from galvan.data.tokens import training_rows
@@ -300,7 +337,7 @@ class Story:
         stage = Stage(
             self.folder, "train",
             {
-                "training": settings.model_dump(exclude={"checkpoint_seconds", "seed"}), "model": self.recipe.model,
+                "training": settings.model_dump(exclude={"checkpoint_seconds", "checkpoints", "shard", "seed"}), "model": self.recipe.model,
                 "seed": self.recipe.training_seed, "base": self.prints, "device": self.device.value, "dtype": self.dtype.value, "versions": _versions(),
                 "data": [sha256_file(self.folder / "data" / f"{n}.jsonl") for n in ("train", "validation")],
                 "document_tokens": self._training_tokens(),
@@ -318,17 +355,37 @@ class Story:
         self.tuned = Located(str(self.folder / target), self.folder / target)
 
     def _train_now(self, target: str, identity: str) -> list[str]:
+        import torch
+
         from galvan import models
+<<<<<<< HEAD
         from galvan.trackers import tracking
+=======
+        from galvan.models import Choice, Located
+        from galvan.training import precision
+        from galvan.training.live_checks import base_losses
+>>>>>>> 7e1f377 (Early stop on paired validation differences, checksummed checkpoints, FSDP2, a measured plan of cost, one base for several adapters)
         from galvan.training.loop import train
         from galvan.training.loss_checks import loss_checks
+        from galvan.training.shared import Shared
 
         settings, work = self.recipe.training, self.folder / "work"
+        shared = self._shared or Shared()
         splits = {name: read_documents(self.folder / "data" / f"{name}.jsonl") for name in ("train", "validation")}
-        encode = {name: self._encode(part) for name, part in splits.items()}
+        texts = {name: sha256_file(self.folder / "data" / f"{name}.jsonl") for name in splits}
+        asked = {"texts": texts, "tokens": self._training_tokens(), "eos": settings.learn_eos, "tokenizer": self.prints}
+        encode = shared.rows(asked, lambda: {name: self._encode(part) for name, part in splits.items()})
         augmented = self._encode(self._augmented())
         rows = [*encode["train"], *augmented]
-        model = models.load_base(self.base, self.recipe.model, self.device, self.dtype)
+        held = precision.of(settings, self.recipe.model.quantization, self.dtype.value)
+        sharded = settings.shard and distributed.world() > 1
+        device = Choice("cpu", "until the blocks are shared out") if sharded else self.device
+        key = {"base": self.prints, "model": self.recipe.model, "device": device.value, "dtype": held.weights}
+        model = shared.base(
+            key, lambda: models.load_base(self.base, self.recipe.model, device, Choice(held.weights, held.sentence))
+        )
+        self.progress.say(held.sentence)
+        base_nll = base_losses(model, _probe(encode["train"], settings.probe_documents)[:CHECK_TEXTS])
         total = sum(p.numel() for p in model.parameters())
         targets: list[str] = []
         if settings.method == "lora":
@@ -342,25 +399,38 @@ class Story:
                 "training.method full cannot train a quantised base; set model.quantization to none or method to lora.",
             )
         checks = loss_checks(model, rows, settings.packing)
+<<<<<<< HEAD
         with tracking(self.folder, self.recipe, self.progress, self.offline) as tracked:
             trained = train(
                 model, self._rows_of_epoch(splits["train"], encode["train"], augmented), settings, self.recipe.training_seed, work, encode["validation"],
                 _probe(encode["train"], settings.probe_documents), identity, self.progress, None if distributed.rank() or not self.recipe.trackers else tracked.log,
             )  # fmt: skip
+=======
+        trained = train(
+            model, self._rows_of_epoch(splits["train"], encode["train"], augmented), settings, self.recipe.training_seed, work, encode["validation"],
+            _probe(encode["train"], settings.probe_documents), identity, self.progress, base_nll,
+            None if held.compute == held.weights else getattr(torch, held.compute), torch.device(self.device.value),
+        )  # fmt: skip
+>>>>>>> 7e1f377 (Early stop on paired validation differences, checksummed checkpoints, FSDP2, a measured plan of cost, one base for several adapters)
         if distributed.rank():
             return []
+        if settings.method == "full":
+            model.to(getattr(torch, self.dtype.value))  # as it will be judged
         saved = work / target
         start = work / "start" if settings.method == "lora" and settings.lora.start != "default" else None
         models.save(model, saved, None if settings.method == "lora" else self._tokenizer, start)
         shutil.rmtree(self.folder / target, ignore_errors=True)
         saved.rename(self.folder / target)
+        if self._shared is not None and settings.method == "lora" and not sharded:
+            shared.give_back(key, model, Located(target, self.folder / target))
         for name in ("training.jsonl", "curves.jsonl"):
             write_bytes(self.folder / name, (work / name).read_bytes())  # a copy: the checkpoint in work/ still needs its own
         write_json(
             self.folder / "training.json",
             {
                 "method": settings.method, "steps": trained.steps, "tokens": trained.tokens, "trainable_parameters": trained.trainable_parameters,
-                "optimizer_parameters": trained.optimizer_parameters, "base_sha256": self.prints.weights,
+                "optimizer_parameters": trained.optimizer_parameters, "kept_step": trained.kept_step, "stopped_early": trained.stopped_early,
+                "precision": held.sentence, "base_sha256": self.prints.weights,
                 "total_parameters": total, "rows": len(rows), "truncated_rows": sum(row.cut_tokens > 0 for row in rows),
                 "truncated_tokens": sum(row.cut_tokens for row in rows), "targets": targets, "checks": checks,
                 **(settings.lora.as_saved() if settings.method == "lora" else {"alpha": None, "rank": None, "use_rslora": None}),
@@ -575,9 +645,20 @@ class Story:
             return scored_from(rows, own, documents, starts) if others else rows
 
         def rows() -> Iterator[Score]:
-            yield from scored(models.load_base(self.base, self.recipe.model, self.device, self.dtype), "base")
+            """The base of record comes first, from an object that no adapter has touched; adapters then take turns in that object."""
+            base = models.load_base(self.base, self.recipe.model, self.device, self.dtype)
+            yield from scored(base, "base")
             for name, located in adapters.items():
-                yield from scored(models.load_tuned(self.base, located, self.recipe.model, self.device, self.dtype), name)
+                if not (located.path / "adapter_config.json").is_file():
+                    base = None  # two models may not fit
+                    yield from scored(models.load_base(located, self.recipe.model, self.device, self.dtype), name)
+                    continue
+                if base is None:  # the adapter before left something behind
+                    base = models.load_base(self.base, self.recipe.model, self.device, self.dtype)
+                tuned = models.load_adapter(base, located)
+                yield from scored(tuned, name)
+                base = models.without_adapter(tuned, located)
+                del tuned
 
         self._write_scores(rows())
         return not others

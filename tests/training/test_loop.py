@@ -261,7 +261,7 @@ def test_weights_that_break_in_the_last_step_are_noticed_by_its_evaluation(tmp_p
             tmp_path,
             validation=ROWS[:1],
         )
-    assert not (tmp_path / "checkpoint.safetensors").exists()
+    assert not list(tmp_path.glob("*.safetensors"))
 
 
 def test_a_model_with_nothing_to_train_is_refused_before_any_step(tmp_path):
@@ -387,10 +387,28 @@ def test_a_checkpoint_of_another_run_is_not_taken(tmp_path, other):
 def test_a_damaged_checkpoint_is_not_taken(tmp_path, damage):
     whole, again = tiny_llama(), tiny_llama()
     train(whole, ROWS, recipe(), 7, tmp_path)
-    path = tmp_path / "checkpoint.safetensors"
+    (path,) = tmp_path.glob("*.safetensors")
     path.write_bytes(damage(path.read_bytes()))
     assert train(again, ROWS, recipe(), 7, tmp_path).resumed_at == 0
     assert weights(again) == weights(whole)
+
+
+def test_where_the_newest_checkpoint_is_damaged_the_one_before_is_taken_and_said(tmp_path):
+    whole, again, progress = tiny_llama(), tiny_llama(), KilledAfter(-1)
+    train(whole, ROWS, recipe(checkpoint_seconds=0.0, checkpoints=3), 7, tmp_path)
+    kept = sorted(path.name for path in tmp_path.glob("*.safetensors"))
+    assert kept == [f"step-{step:08d}.safetensors" for step in (4, 5, 6)]
+    damaged = bytearray((tmp_path / kept[-1]).read_bytes())
+    damaged[-1] ^= 1  # still a whole safetensors file: only the checksum sees it
+    (tmp_path / kept[-1]).write_bytes(damaged)
+    (tmp_path / kept[1]).unlink()
+    assert train(again, ROWS, recipe(checkpoint_seconds=0.0, checkpoints=3), 7, tmp_path, progress=progress).resumed_at == 4
+    assert weights(again) == weights(whole)
+    assert progress.said == [
+        "The checkpoint of step 6 is damaged (its checksum does not hold) and is not taken.",
+        "The checkpoint of step 5 is damaged (its checksum does not hold) and is not taken.",
+        "Training goes on at step 4 of 6, from the checkpoint.",
+    ]
 
 
 # ---- Muon ----
@@ -493,8 +511,8 @@ def test_a_run_that_diverges_leaves_nothing_under_a_final_name(tmp_path):
         "curves.jsonl",
         "training.json",
         "stages/train.json",
-        "work/checkpoint.safetensors",
     }
+    assert not list((tmp_path / "run").rglob("step-*"))
 
 
 def test_saving_an_adapter_asks_nobody_about_its_base(tmp_path, monkeypatch):

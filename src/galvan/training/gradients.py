@@ -43,9 +43,14 @@ def evaluate_rows(model: nn.Module, rows: Sequence[TokenRow], chunked: bool, unp
     return result
 
 
+def plan(batch: Sequence[TokenRow], rows_per_pass: int, unpadded: bool, tokens_per_pass: int) -> list[list[TokenRow]]:
+    """The batch in passes; each of them planned again stays one pass."""
+    return plan_unpadded(batch, tokens_per_pass) if unpadded else plan_passes(batch, rows_per_pass, tokens_per_pass)
+
+
 def batch_gradient(
     model: nn.Module, batch: Sequence[TokenRow], rows_per_pass: int, chunked: bool, packed: bool = False, unpadded: bool = False,
-    tokens_per_pass: int | None = None, supervised: int | None = None,
+    tokens_per_pass: int | None = None, supervised: float | None = None,
 ) -> float:  # fmt: skip
     """Mean NLL in nats over the supervised tokens of `batch`; its gradient is added to the parameters' own.
 
@@ -59,7 +64,7 @@ def batch_gradient(
     supervised = supervised or sum(row.n_supervised for row in batch)
     loss = 0.0
     if unpadded:
-        for rows in plan_unpadded(batch, budget):
+        for rows in plan(batch, rows_per_pass, unpadded, budget):
             one = collate_packs([rows], device)
             with documents_apart(model, [len(row.input_ids) for row in rows]):
                 nll = sum_nll(model, one.input_ids, one.labels, chunked, one.position_ids) / supervised
@@ -69,7 +74,7 @@ def batch_gradient(
     if packed:
         passes = [collate_packs(packs, device) for packs in plan_packed_passes(batch, budget)]
     else:
-        passes = [Pass(*collate(part, device), None) for part in plan_passes(batch, rows_per_pass, budget)]
+        passes = [Pass(*collate(part, device), None) for part in plan(batch, rows_per_pass, unpadded, budget)]
     for one in passes:
         nll = sum_nll(model, one.input_ids, one.labels, chunked, one.position_ids) / supervised
         torch.autograd.backward(nll)

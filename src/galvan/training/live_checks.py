@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from galvan.data.tokens import IGNORE, TokenRow
 from galvan.errors import ModelError
+from galvan.text import shown
 from galvan.training.passes import collate
 
 _ROW_TOKENS = 32
@@ -66,6 +68,29 @@ def padding_error(model: nn.Module, row: TokenRow, padding: int = 5) -> float:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def base_losses(model: nn.Module, rows: Sequence[TokenRow]) -> dict[str, float]:
+    """Sum of NLLs in nats of each row under a model that nothing has been added to."""
+    return {row.id: independent_nll(model, row) for row in rows if row.n_supervised}
+
+
+def require_base_loss(rows: Iterable[Mapping[str, Any]], base_nll: Mapping[str, float], dtype: torch.dtype) -> None:
+    """ModelError if a document's NLL at step 0, rows as in `curves.jsonl`, is not what the base gave for it before anything was added.
+
+    An adapter begins by changing nothing; where it does, it was put into another base, or its start is no start.
+    """
+    for row in rows:
+        expected = base_nll.get(row["document"])
+        if (
+            expected is not None
+            and abs(row["nll_nats"] - expected) > (1e-3 if dtype == torch.float32 else TOLERANCE) * abs(expected) + 1e-3
+        ):
+            raise ModelError(
+                "training/step-0",
+                f"Before the first step document {shown(row['document'])} has an NLL of {row['nll_nats']:.4f} nats, and {expected:.4f} under the base; "
+                "an adapter must begin at the base. Check training.lora.start and that nothing else is in the model.",
+            )
 
 
 def require_true_loss(model: nn.Module, row: TokenRow, loss: Loss) -> None:

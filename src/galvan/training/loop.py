@@ -13,8 +13,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,31 +23,33 @@ from torch import nn
 
 from galvan import distributed
 from galvan.data.tokens import TokenRow
-from galvan.errors import DataError, ModelError, ResourceError, Terminated
+from galvan.errors import DataError, ModelError, RecipeError, ResourceError, Terminated
 from galvan.likelihood import causal_lm, supports_chunks
 from galvan.progress import Progress, Silent
 from galvan.recipe import Training
 from galvan.rundir import fingerprint, read_rows, write_rows
 from galvan.text import shown
-from galvan.training import gradients
-from galvan.training.checkpoint import load_checkpoint, save_checkpoint
+from galvan.training import gradients, sharding, stopping
+from galvan.training.checkpoint import Checkpoints, load_state
 from galvan.training.gradients import batch_gradient as batch_gradient  # loss_checks measures the name that the steps call
 from galvan.training.gradients import evaluate_rows
-from galvan.training.live_checks import require_true_loss
+from galvan.training.live_checks import require_base_loss, require_true_loss
 from galvan.training.movement import STEPS as WATCHED_STEPS
-from galvan.training.movement import copies, gradient_left, movement
+from galvan.training.movement import Modules, copies, gradient_left, movement
 from galvan.training.optimizers import build_optimizers, learning_rate_factor, steps_per_epoch, total_steps
 from galvan.training.pace import Pace
 from galvan.training.packing import collate_packs, require_masked_seams, require_reset
 from galvan.unpadded import supports_unpadded
 
 RowsOfEpoch = Callable[[int], Sequence[TokenRow]]
-Watch = Callable[[int, Mapping[str, float]], None]  # step, and figures by name: what a tracker draws
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Trained:
-    """What a training run came to; the trace is in `training.jsonl`, the evaluations per document in `curves.jsonl`."""
+    """What a training run came to; the trace is in `training.jsonl`, the evaluations per document in `curves.jsonl`.
+
+    `kept_step` is the step whose weights the model has now; `stopped_early` says why the run ended before its last step, where it did.
+    """
 
     steps: int
     tokens: int
@@ -54,6 +57,8 @@ class Trained:
     seconds: float
     resumed_at: int
     optimizer_parameters: int
+    kept_step: int
+    stopped_early: str | None
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -85,32 +90,24 @@ def train(
     probe: Sequence[TokenRow] = (),
     identity: str = "",
     progress: Progress | None = None,
-    watch: Watch | None = None,
+    base_nll: Mapping[str, float] | None = None,
+    compute: torch.dtype | None = None,
+    device: torch.device | None = None,
 ) -> Trained:
     """Train `model` in place and write `training.jsonl`, `curves.jsonl` and checkpoints into `folder`.
 
     `rows` are the same every epoch, or a function from the epoch (from 0) to its rows, each epoch of the same length as the first or
-    near it. `identity` names everything else that the weights depend on; a checkpoint of another identity is not taken. Of several
-    processes each takes its part of every batch and has dropout of its own; the first writes. A run goes on with any number of them.
+    near it. `identity` names everything else that the weights depend on; a checkpoint of another identity is not taken. `base_nll` are
+    sums in nats of some documents under the base, which those at step 0 must equal. `compute` is the dtype of matrix products where it is
+    not that of the weights. Of several processes each takes its part of every batch and has dropout of its own; the first writes. A run
+    goes on with any number of them. With `settings.shard` they share out the blocks' weights, which then move to `device`.
     Raises DataError if nothing is supervised, ModelError if no parameter would train or the loss is no longer finite.
     """
-    progress = progress or Silent()
     rows_of_epoch: RowsOfEpoch = rows if callable(rows) else lambda epoch: rows
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if not parameters:
-        raise ModelError(
-            "training/nothing-trains",
-            "No parameter of the model requires a gradient, so nothing would be learned; check training.method and training.lora.targets.",
-        )
-    first_epoch = rows_of_epoch(0)
-    if not sum(row.n_supervised for row in first_epoch):
-        raise DataError(
-            "training/no-targets",
-            f"None of the {len(first_epoch)} training rows has a token to learn; look at them with `galvan prepare`.",
-        )
+    first = rows_of_epoch(0)
+    _require_something_to_learn(model, first, settings, validation)
     torch.manual_seed(seed + (distributed.rank() << 32))
-    distributed.same_start(parameters.values())
-    optimizers = build_optimizers(model, parameters, settings)
+    distributed.same_start(p for p in model.parameters() if p.requires_grad)
     chunked = supports_chunks(model)
     unpadded = supports_unpadded(model, chunked)
     if settings.gradient_checkpointing:
@@ -118,168 +115,292 @@ def train(
     if settings.packing and not unpadded:
         require_reset(model)
     if settings.packing or unpadded:
-        require_masked_seams(collate_packs([list(first_epoch[: settings.batch_size])], torch.device("cpu")))
-    of_a_row = next(row for row in first_epoch if row.n_supervised)
+        require_masked_seams(collate_packs([list(first[: settings.batch_size])], torch.device("cpu")))
+    of_a_row = next(row for row in first if row.n_supervised)
     require_true_loss(
         model, of_a_row, lambda one, ids, labels: gradients.sum_nll(one, ids, labels, chunked)
-    )  # the name that the steps call
-    per_epoch, steps = steps_per_epoch(len(first_epoch), settings), total_steps(len(first_epoch), settings)
-    evaluate_after = {round(steps * k / settings.evaluations) for k in range(1, settings.evaluations + 1)}
-
-    mark = fingerprint(
-        {
-            "identity": identity,
-            "settings": settings.model_dump(exclude={"checkpoint_seconds"}),
-            "seed": seed,
-            "steps": steps,
-            "torch": torch.__version__,
-        }
+    )  # the name that steps call
+    if settings.shard and distributed.world() > 1:
+        sharding.shard(model, device or next(model.parameters()).device)
+    run = _Run(
+        model, settings, seed, folder, rows_of_epoch, first, validation, probe, progress or Silent(), chunked, unpadded, compute
     )
-    checkpoint = folder / "checkpoint.safetensors"
-    position = load_checkpoint(checkpoint, parameters, optimizers, mark) or {"step": 0, "tokens": 0, "seconds": 0.0}
-    start, tokens = int(position["step"]), int(position["tokens"])
-    if len(set(distributed.gathered(start))) > 1:
-        raise ResourceError(
-            "distributed/folder",
-            f"The processes of this run do not see the same files in {shown(str(folder))}; give them one folder in common.",
-        )
-    device = next(model.parameters()).device
-    budget = int(position.get("tokens_per_pass", gradients.TOKENS_PER_UNPADDED_PASS if unpadded else gradients.TOKENS_PER_PASS))
-    trace = [row for row in read_rows(folder / "training.jsonl") if row["step"] <= start] if start else []
-    curves = [row for row in read_rows(folder / "curves.jsonl") if row["step"] <= start] if start else []
-    if start:
-        progress.say(f"Training goes on at step {start} of {steps}, from the checkpoint.")
+    run.begin(identity)
+    if not run.step:
+        run.evaluate()
+        require_base_loss(run.curves, base_nll or {}, next(model.parameters()).dtype)
+    run.progress.start("Training", run.steps, "step")
+    run.progress.advance(run.step)
+    with sigterm_noticed() as asked_to_stop:
+        while run.step < run.steps and run.stopped_early is None:
+            run.take_step()
+            if run.step in run.evaluate_after:
+                run.evaluate()
+            run.save_if_due(asked_to_stop())
+    return run.end()
 
-    def evaluate(step: int) -> None:
-        for name, some in (("validation", validation), ("probe", probe)):
-            found = distributed.shared(some, lambda mine: evaluate_rows(model, mine, chunked, unpadded))
-            curves.extend({"step": step, "set": name, **row} for row in found)
-            if watch is not None and found:
-                watch(
-                    step, {f"{name}/nats_per_token": sum(row["nll_nats"] for row in found) / sum(row["n_tokens"] for row in found)}
-                )
-            for row in found:
+
+def _require_something_to_learn(
+    model: nn.Module, rows: Sequence[TokenRow], settings: Training, validation: Sequence[TokenRow]
+) -> None:
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ModelError(
+            "training/nothing-trains",
+            "No parameter of the model requires a gradient, so nothing would be learned; check training.method and training.lora.targets.",
+        )
+    if not sum(row.n_supervised for row in rows):
+        raise DataError(
+            "training/no-targets",
+            f"None of the {len(rows)} training rows has a token to learn; look at them with `galvan prepare`.",
+        )
+    if settings.early_stop and not validation:
+        raise RecipeError(
+            "training/no-validation",
+            "training.early_stop chooses on validation documents, and there are none; raise data.split.validation.",
+        )
+
+
+class _Run:
+    """One training in progress: what it has done so far, and how a step, an evaluation and a checkpoint are made."""
+
+    def __init__(
+        self, model: nn.Module, settings: Training, seed: int, folder: Path, rows_of_epoch: RowsOfEpoch, first: Sequence[TokenRow],
+        validation: Sequence[TokenRow], probe: Sequence[TokenRow], progress: Progress, chunked: bool, unpadded: bool,
+        compute: torch.dtype | None,
+    ) -> None:  # fmt: skip
+        self.model, self.settings, self.seed, self.folder, self.progress = model, settings, seed, folder, progress
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.optimizers = build_optimizers(model, self.parameters, settings)
+        self.modules = Modules(model, self.parameters)
+        self.sets = {"validation": validation, "probe": probe}
+        self.rows_of_epoch, self.first = rows_of_epoch, first
+        self.chunked, self.unpadded, self.compute = chunked, unpadded, compute
+        self.sharded = sharding.is_sharded(model)
+        self.device = next(iter(self.parameters.values())).device
+        self.per_epoch, self.steps = steps_per_epoch(len(first), settings), total_steps(len(first), settings)
+        self.evaluate_after = {round(self.steps * k / settings.evaluations) for k in range(1, settings.evaluations + 1)}
+        self.trace: list[dict[str, Any]] = []
+        self.curves: list[dict[str, Any]] = []
+        self.step, self.resumed_at, self.tokens, self.seconds = 0, 0, 0, 0.0
+        self.stopped_early: str | None = None
+        self.best: int | None = None
+        self._epoch = -1
+
+    def begin(self, identity: str) -> None:
+        """Take up the newest checkpoint that verifies, or begin at step 0."""
+        mark = fingerprint(
+            {
+                "identity": identity, "settings": self.settings.model_dump(exclude={"checkpoint_seconds", "checkpoints", "shard"}),
+                "seed": self.seed, "steps": self.steps, "torch": torch.__version__,
+            }
+        )  # fmt: skip
+        self.checkpoints = Checkpoints(self.folder, mark, self.settings.checkpoints, self.progress)
+        found = self.checkpoints.newest()
+        position = {"step": 0} if found is None else load_state(found, self.parameters, self.optimizers)
+        if len(set(distributed.gathered(int(position["step"])))) > 1:
+            raise ResourceError(
+                "distributed/folder",
+                f"The processes of this run do not see the same files in {shown(str(self.folder))}; give them one folder in common.",
+            )
+        usual = gradients.TOKENS_PER_UNPADDED_PASS if self.unpadded else gradients.TOKENS_PER_PASS
+        self.budget = int(position.get("tokens_per_pass", usual))
+        if found is not None:
+            self._take_up(position)
+        if position.get("threads"):
+            torch.set_num_threads(int(position["threads"]))
+        self.pace = Pace(torch.get_num_threads() if self.device.type == "cpu" else 1, torch.set_num_threads, self.progress.say)
+        self._started, self._saved = time.monotonic() - self.seconds, time.monotonic()
+        if self.settings.early_stop and not stopping.enough(len(self.sets["validation"])):
+            few = len(self.sets["validation"])
+            self.progress.say(
+                f"{few} validation documents are too few to be sure of anything, so training.early_stop will not end this run."
+            )
+        self.model.train()
+
+    def _take_up(self, position: Mapping[str, Any]) -> None:
+        self.step = self.resumed_at = int(position["step"])
+        self.tokens, self.seconds = int(position["tokens"]), float(position["seconds"])
+        self.stopped_early = position.get("stopped_early")
+        self.trace = [row for row in read_rows(self.folder / "training.jsonl") if row["step"] <= self.step]
+        self.curves = [row for row in read_rows(self.folder / "curves.jsonl") if row["step"] <= self.step]
+        self._choose()
+        self.progress.say(f"Training goes on at step {self.step} of {self.steps}, from the checkpoint.")
+
+    def evaluate(self) -> None:
+        """Score validation and probe documents; with early stop, keep the weights if they are the best and say if it is time to end."""
+        for name, some in self.sets.items():
+            for row in self._scored(some):
+                self.curves.append({"step": self.step, "set": name, **row})
                 if not math.isfinite(row["nll_nats"]):
-                    raise not_finite(
-                        f"After step {step} of {steps} the NLL of {name} document {shown(row['document'])} is {row['nll_nats']}"
+                    raise self._not_finite(
+                        f"After step {self.step} of {self.steps} the NLL of {name} document {shown(row['document'])} is {row['nll_nats']}"
                     )
+        if self.settings.early_stop and self.step:
+            standing = self._choose()
+            if self.best == self.step:
+                self.checkpoints.save_best(self.parameters, self.step)
+            if standing is not None and standing.too_long is not None and self.step < self.steps:
+                self.stopped_early = standing.too_long
 
-    def not_finite(what: str) -> ModelError:
-        if not distributed.rank():
-            write_rows(folder / "training.jsonl", trace)
-        return ModelError(
-            "training/non-finite", f"{what}; lower training.learning_rate (now {settings.learning_rate}) or use float32."
+    def _choose(self) -> stopping.Standing | None:
+        standing = stopping.standing(self.curves, self.seed) if self.settings.early_stop else None
+        self.best = None if standing is None else standing.best
+        return standing
+
+    def _scored(self, rows: Sequence[TokenRow]) -> list[dict[str, Any]]:
+        with self._computing():
+            if not self.sharded:
+                return distributed.shared(rows, lambda mine: evaluate_rows(self.model, mine, self.chunked, self.unpadded))
+            with sharding.all_or_none():
+                found = [evaluate_rows(self.model, [row], self.chunked, self.unpadded)[0] for row, _ in sharding.rounds(rows)]
+            parts = distributed.gathered(found)
+            return [parts[i % len(parts)][i // len(parts)] for i in range(len(rows))]
+
+    def _computing(self) -> AbstractContextManager[object]:
+        return nullcontext() if self.compute is None else torch.autocast(self.device.type, self.compute)
+
+    def take_step(self) -> None:
+        """One batch: its gradient, its row in the trace, and a step of every optimizer."""
+        batch = self._batch()
+        supervised = sum(row.n_supervised for row in batch)
+        if supervised:  # an epoch of fewer rows than the first can leave its last steps empty
+            rate = self.settings.learning_rate * learning_rate_factor(self.step, self.steps, self.settings)
+            for optimizer in self.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * group.get("factor", 1.0)
+            first = self.step < WATCHED_STEPS
+            watched = first or self.step + 1 in self.evaluate_after
+            left, threads = gradient_left(self.parameters) if first else 0.0, self.pace.threads
+            loss = self._fitting_gradient(batch, supervised)
+            norm = self._clipped()
+            self.tokens += supervised
+            self.seconds = time.monotonic() - self._started
+            self.trace.append(
+                {
+                    "step": self.step + 1, "tokens": self.tokens, "learning_rate": rate, "loss_nats": loss, "gradient_norm": norm,
+                    "seconds": round(self.seconds, 3), "tokens_per_pass": self.budget, **({"threads": threads} if self.device.type == "cpu" else {}),
+                }
+            )  # fmt: skip
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                what = f"gradient norm is {norm}" if math.isfinite(loss) else f"loss is {loss}"
+                raise self._not_finite(f"At step {self.step + 1} of {self.steps} the {what}")
+            before = copies(self.parameters) if watched else {}
+            for optimizer in self.optimizers:
+                optimizer.step()
+            if watched:
+                moved = movement(self.parameters, before)
+                self.trace[-1] |= {"gradient_left": left, "parameters": moved} if first else {}
+                self.trace[-1] |= {"modules": self.modules.figures(self.parameters, before, moved)}
+            for optimizer in self.optimizers:
+                optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        said = (
+            f"loss {self.trace[-1]['loss_nats']:.3f}, {self.tokens / max(self.seconds, 1e-9):,.0f} tokens/s" if self.trace else ""
         )
+        self.progress.advance(1, said)
 
-    def save(step: int) -> None:
-        if not distributed.rank():
-            write_rows(folder / "training.jsonl", trace)
-            write_rows(folder / "curves.jsonl", curves)
-        position = {"step": step, "tokens": tokens, "seconds": seconds, "tokens_per_pass": budget, "threads": pace.kept}
-        save_checkpoint(checkpoint, parameters, optimizers, position, mark)
+    def _batch(self) -> list[TokenRow]:
+        epoch, within = divmod(self.step, self.per_epoch)
+        if epoch != self._epoch:
+            self._rows, self._epoch = self.first if epoch == 0 else self.rows_of_epoch(epoch), epoch
+            self._order = np.random.default_rng([self.seed, epoch]).permutation(len(self._rows))
+        size = self.settings.batch_size * self.settings.accumulation
+        return [self._rows[i] for i in self._order[within * size : (within + 1) * size]]
 
-    def fitting_gradient(batch: Sequence[TokenRow], supervised: int) -> float:
+    def _fitting_gradient(self, batch: Sequence[TokenRow], supervised: int) -> float:
         """The batch's gradient in passes that fit: out of memory halves the pass and keeps the batch, from this step on."""
-        nonlocal budget
-        mine, short = distributed.share(batch, lambda row: len(row.input_ids)), False
+        mine = distributed.share(batch, lambda row: len(row.input_ids))
         while True:
-            begun = time.monotonic()
+            begun, short, loss = time.monotonic(), False, 0.0
             try:
-                loss = batch_gradient(model, mine, settings.batch_size, chunked, settings.packing, unpadded, budget, supervised)
+                loss = self._sharded_gradient(batch, supervised) if self.sharded else self._gradient(mine, supervised)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
                 short = True
             (short,) = distributed.agree(short)
             if not short:
-                pace.step(time.monotonic() - begun, sum(len(row.input_ids) for row in mine))
-                distributed.sum_gradients(parameters.values())
+                self.pace.step(time.monotonic() - begun, sum(len(row.input_ids) for row in mine))
+                distributed.sum_gradients(sharding.plain(self.parameters.values()))
                 return distributed.summed(loss)
-            short = False
-            longest = max(len(row.input_ids) for row in batch)
-            for parameter in parameters.values():
+            for parameter in self.parameters.values():
                 parameter.grad = None
-            if budget <= longest:
-                raise ResourceError(
-                    "memory/step",
-                    f"One document of {longest} tokens does not fit into the memory of {device.type} for training; set "
-                    "training.gradient_checkpointing to true, lower training.document_tokens, or take a smaller model.",
-                )
-            budget = max(longest, budget // 2)
-            progress.say(f"Out of memory: passes of {budget} tokens from now on; the batch and its gradient stay the same.")
+            self.budget = self._smaller(max(len(row.input_ids) for row in batch))
 
-    if position.get("threads"):
-        torch.set_num_threads(int(position["threads"]))
-    pace = Pace(torch.get_num_threads() if device.type == "cpu" else 1, torch.set_num_threads, progress.say)
-    started, seconds = time.monotonic() - float(position["seconds"]), float(position["seconds"])
-    saved = time.monotonic()
-    model.train()
-    if not start:
-        evaluate(0)
-    progress.start("Training", steps, "step")
-    progress.advance(start)
-    epoch_rows, order, epoch_now = first_epoch, np.empty(0, dtype=np.int64), -1
-    with sigterm_noticed() as asked_to_stop:
-        for step in range(start, steps):
-            epoch, within = divmod(step, per_epoch)
-            if epoch != epoch_now:
-                epoch_rows, epoch_now = rows_of_epoch(epoch), epoch
-                order = np.random.default_rng([seed, epoch]).permutation(len(epoch_rows))
-            size = settings.batch_size * settings.accumulation
-            batch = [epoch_rows[i] for i in order[within * size : (within + 1) * size]]
-            supervised = sum(row.n_supervised for row in batch)
-            if supervised:  # an epoch of fewer rows than the first can leave its last steps empty
-                rate = settings.learning_rate * learning_rate_factor(step, steps, settings)
-                for optimizer in optimizers:
-                    for group in optimizer.param_groups:
-                        group["lr"] = rate * group.get("factor", 1.0)
-                watched = step < WATCHED_STEPS
-                left = gradient_left(parameters) if watched else 0.0
-                threads = pace.threads
-                loss = fitting_gradient(batch, supervised)
-                norm = float(nn.utils.clip_grad_norm_(list(parameters.values()), settings.max_gradient_norm))
-                tokens += supervised
-                seconds = time.monotonic() - started
-                trace.append(
-                    {
-                        "step": step + 1,
-                        "tokens": tokens,
-                        "learning_rate": rate,
-                        "loss_nats": loss,
-                        "gradient_norm": norm,
-                        "seconds": round(seconds, 3),
-                        "tokens_per_pass": budget,
-                        **({"threads": threads} if device.type == "cpu" else {}),
-                    }
-                )
-                if watch is not None:
-                    watch(
-                        step + 1,
-                        {"train/loss_nats": loss, "train/learning_rate": rate, "train/gradient_norm": norm, "train/tokens": tokens},
-                    )
-                if not (math.isfinite(loss) and math.isfinite(norm)):
-                    raise not_finite(
-                        f"At step {step + 1} of {steps} the "
-                        + (f"gradient norm is {norm}" if math.isfinite(loss) else f"loss is {loss}")
-                    )
-                before = copies(parameters) if watched else {}
-                for optimizer in optimizers:
-                    optimizer.step()
-                if watched:
-                    trace[-1] |= {"gradient_left": left, "parameters": movement(parameters, before)}
-                for optimizer in optimizers:
-                    optimizer.zero_grad(set_to_none=True)
-            progress.advance(1, f"loss {trace[-1]['loss_nats']:.3f}, {tokens / max(seconds, 1e-9):,.0f} tokens/s" if trace else "")
-            if step + 1 in evaluate_after:
-                evaluate(step + 1)
-            stopping, due = distributed.agree(asked_to_stop(), time.monotonic() - saved >= settings.checkpoint_seconds)
-            if step + 1 == steps or stopping or due:
-                save(step + 1)
-                saved = time.monotonic()
-            if step + 1 < steps and stopping:
-                raise Terminated(
-                    "training/stopped", f"Stopped by SIGTERM after step {step + 1} of {steps}; the same command goes on there."
-                )
-    model.eval()
-    held = sum(p.numel() for optimizer in optimizers for group in optimizer.param_groups for p in group["params"])
-    return Trained(steps, tokens, sum(p.numel() for p in parameters.values()), seconds, start, held)
+    def _gradient(self, rows: Sequence[TokenRow], supervised: float) -> float:
+        packing = self.settings.packing and not self.sharded
+        with self._computing():
+            return batch_gradient(
+                self.model, rows, self.settings.batch_size, self.chunked, packing, self.unpadded, self.budget, supervised
+            )
+
+    def _sharded_gradient(self, batch: Sequence[TokenRow], supervised: int) -> float:
+        """As many passes on every rank; one that has none left repeats another's with a weight of 0."""
+        loss = 0.0
+        with sharding.all_or_none():
+            for rows, counts in sharding.rounds(gradients.plan(batch, self.settings.batch_size, self.unpadded, self.budget)):
+                loss += self._gradient(rows, supervised if counts else math.inf)
+        return loss
+
+    def _smaller(self, longest: int) -> int:
+        if self.budget <= longest:
+            raise ResourceError(
+                "memory/step",
+                f"One document of {longest} tokens does not fit into the memory of {self.device.type} for training; set "
+                "training.gradient_checkpointing to true, lower training.document_tokens, or take a smaller model.",
+            )
+        budget = max(longest, self.budget // 2)
+        self.progress.say(f"Out of memory: passes of {budget} tokens from now on; the batch and its gradient stay the same.")
+        return budget
+
+    def _clipped(self) -> float:
+        most, parameters = self.settings.max_gradient_norm, list(self.parameters.values())
+        return sharding.clip_gradients(parameters, most) if self.sharded else float(nn.utils.clip_grad_norm_(parameters, most))
+
+    def _not_finite(self, what: str) -> ModelError:
+        if not distributed.rank():
+            write_rows(self.folder / "training.jsonl", self.trace)
+        rate = self.settings.learning_rate
+        return ModelError("training/non-finite", f"{what}; lower training.learning_rate (now {rate}) or use float32.")
+
+    def save_if_due(self, stop: bool) -> None:
+        """A checkpoint at the end, at the stop that SIGTERM asks for, and whenever it is time; Terminated where it asked."""
+        stop, due = distributed.agree(stop, time.monotonic() - self._saved >= self.settings.checkpoint_seconds)
+        over = self.step == self.steps or self.stopped_early is not None
+        if over or stop or due:
+            self._save()
+        if stop and not over:
+            raise Terminated(
+                "training/stopped", f"Stopped by SIGTERM after step {self.step} of {self.steps}; the same command goes on there."
+            )
+
+    def _save(self) -> None:
+        if not distributed.rank():
+            write_rows(self.folder / "training.jsonl", self.trace)
+            write_rows(self.folder / "curves.jsonl", self.curves)
+        position = {
+            "step": self.step, "tokens": self.tokens, "seconds": self.seconds, "tokens_per_pass": self.budget, "threads": self.pace.kept,
+            "stopped_early": self.stopped_early,
+        }  # fmt: skip
+        self.checkpoints.save(self.parameters, self.optimizers, position, self.best)
+        self._saved = time.monotonic()
+
+    def end(self) -> Trained:
+        """The weights that are kept, in evaluation mode and whole."""
+        kept = self.step
+        if self.best is not None and self.best != self.step:
+            if not self.checkpoints.restore_best(self.parameters, self.best):
+                raise ResourceError(
+                    "training/best-lost", f"The weights of step {self.best}, the best, are not in {shown(str(self.folder))}; delete it and train again."
+                )  # fmt: skip
+            kept = self.best
+        if self.settings.early_stop:
+            self.progress.say(
+                f"{self.stopped_early or 'Training went to its end.'} The weights of step {kept} of {self.step} are kept."
+            )
+        if self.sharded:
+            sharding.gather(self.model)
+        self.model.eval()
+        held = sum(p.numel() for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"])
+        trained = sum(p.numel() for p in self.parameters.values())
+        return Trained(self.step, self.tokens, trained, self.seconds, self.resumed_at, held, kept, self.stopped_early)

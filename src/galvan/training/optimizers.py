@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from galvan.errors import ModelError
 from galvan.likelihood import causal_lm
@@ -50,6 +51,12 @@ def _bitsandbytes(name: str) -> Any:
     return getattr(bitsandbytes.optim, name)
 
 
+def _alike(group: dict[str, Any]) -> list[dict[str, Any]]:
+    """A group's whole parameters and those that are shared out, which one fused step cannot take together."""
+    kinds = [[p for p in group["params"] if isinstance(p, DTensor) is shared] for shared in (False, True)]
+    return [{**group, "params": some} for some in kinds if some] or [group]
+
+
 def build_optimizers(model: nn.Module, parameters: Mapping[str, nn.Parameter], settings: Training) -> list[torch.optim.Optimizer]:
     """AdamW for everything, or Muon for the inner matrices and AdamW for embeddings, head and vectors. A group's `factor` times the rate
     of the step is its own rate (LoRA+)."""
@@ -67,6 +74,7 @@ def build_optimizers(model: nn.Module, parameters: Mapping[str, nn.Parameter], s
         groups = [
             {"params": [p for name, p in rest.items() if faster[name] == b], "factor": ratio if b else 1.0} for b in (False, True)
         ]
+    groups = [part for group in groups for part in _alike(group)]
     kind: Any = functools.partial(torch.optim.AdamW, fused=next(iter(rest.values())).device.type != "mps")
     if settings.optimizer in EIGHT_BIT:
         kind = _bitsandbytes(EIGHT_BIT[settings.optimizer])
