@@ -415,7 +415,8 @@ class Story:
         if distributed.rank():
             return []
         if settings.method == "full":
-            model.to(getattr(torch, self.dtype.value))  # as it will be judged
+            for p in model.parameters():
+                p.data = p.data.to(getattr(torch, self.dtype.value))  # as it will be judged
         saved = work / target
         start = work / "start" if settings.method == "lora" and settings.lora.start != "default" else None
         models.save(model, saved, None if settings.method == "lora" else self._tokenizer, start)
