@@ -71,14 +71,7 @@ class Story:
     tuned: Located | None = None
     _tokenizer: Any = None
     _preflight: Preflight | None = None
-<<<<<<< HEAD
     _rows: Sequence[TokenRow] | None = None  # the training texts' rows, on disk, until training begins
-
-    @classmethod
-    def begin(cls, recipe: Recipe, folder: Path, progress: Progress | None, offline: bool, tuned: str | None = None) -> Story:
-        """Find the models, say what was chosen and why, and write the resolved recipe into the run."""
-        from galvan import models, trackers
-=======
     _shared: Shared | None = None
 
     @classmethod
@@ -89,8 +82,7 @@ class Story:
 
         `shared` is what this training has in common with others of this process; with several processes each loads its own.
         """
-        from galvan import models
->>>>>>> 7e1f377 (Early stop on paired validation differences, checksummed checkpoints, FSDP2, a measured plan of cost, one base for several adapters)
+        from galvan import models, trackers
         from galvan.measure.lm_eval_tasks import require_lm_eval
 
         progress = progress or Silent()
@@ -202,19 +194,7 @@ class Story:
         from galvan.preflight import preflight
 
         settings = self.recipe.training
-<<<<<<< HEAD
-        train, validation, test = (self.folder / "data" / f"{name}.jsonl" for name in ("train", "validation", "test"))
-        self._rows = originals = self._encoded(each_document(train)) if self._rows is None else self._rows
-        augmented = self._augmented()
-        rows = [*originals, *self._encode(augmented)] if augmented else originals
-        scored = sum(
-            len(row.input_ids)
-            for part in (self._encoded(each_document(validation)), _probe(originals, settings.probe_documents))
-            for row in part
-        )
-=======
         rows, scored = self._seen_in_training()
->>>>>>> 7e1f377 (Early stop on paired validation differences, checksummed checkpoints, FSDP2, a measured plan of cost, one base for several adapters)
         judging = Documents(self.folder)
         for document in each_document(self.folder / "data" / "test.jsonl"):
             judging.append(document, len(self._offsets(document.text)))
@@ -228,13 +208,12 @@ class Story:
 
     def _seen_in_training(self) -> tuple[Sequence[TokenRow], int]:
         """The rows of an epoch, and how many tokens each evaluation on the way scores."""
-        train, validation = (
-            self._encoded(each_document(self.folder / "data" / f"{name}.jsonl")) for name in ("train", "validation")
-        )
+        train, validation = (self.folder / "data" / f"{name}.jsonl" for name in ("train", "validation"))
+        self._rows = originals = self._encoded(each_document(train)) if self._rows is None else self._rows
         augmented = self._augmented()
-        probe = _probe(train, self.recipe.training.probe_documents)
-        scored = sum(len(row.input_ids) for part in (validation, probe) for row in part)
-        return [*train, *self._encode(augmented)] if augmented else train, scored
+        probe = _probe(originals, self.recipe.training.probe_documents)
+        scored = sum(len(row.input_ids) for part in (self._encoded(each_document(validation)), probe) for row in part)
+        return [*originals, *self._encode(augmented)] if augmented else originals, scored
 
     def cost(self) -> Cost:
         """What training will take here, measured on shallow models of the base's architecture; ModelError where its config does not say enough."""
@@ -358,13 +337,10 @@ class Story:
         import torch
 
         from galvan import models
-<<<<<<< HEAD
-        from galvan.trackers import tracking
-=======
         from galvan.models import Choice, Located
+        from galvan.trackers import tracking
         from galvan.training import precision
         from galvan.training.live_checks import base_losses
->>>>>>> 7e1f377 (Early stop on paired validation differences, checksummed checkpoints, FSDP2, a measured plan of cost, one base for several adapters)
         from galvan.training.loop import train
         from galvan.training.loss_checks import loss_checks
         from galvan.training.shared import Shared
@@ -399,19 +375,12 @@ class Story:
                 "training.method full cannot train a quantised base; set model.quantization to none or method to lora.",
             )
         checks = loss_checks(model, rows, settings.packing)
-<<<<<<< HEAD
         with tracking(self.folder, self.recipe, self.progress, self.offline) as tracked:
             trained = train(
                 model, self._rows_of_epoch(splits["train"], encode["train"], augmented), settings, self.recipe.training_seed, work, encode["validation"],
                 _probe(encode["train"], settings.probe_documents), identity, self.progress, None if distributed.rank() or not self.recipe.trackers else tracked.log,
+                base_nll, None if held.compute == held.weights else getattr(torch, held.compute), torch.device(self.device.value),
             )  # fmt: skip
-=======
-        trained = train(
-            model, self._rows_of_epoch(splits["train"], encode["train"], augmented), settings, self.recipe.training_seed, work, encode["validation"],
-            _probe(encode["train"], settings.probe_documents), identity, self.progress, base_nll,
-            None if held.compute == held.weights else getattr(torch, held.compute), torch.device(self.device.value),
-        )  # fmt: skip
->>>>>>> 7e1f377 (Early stop on paired validation differences, checksummed checkpoints, FSDP2, a measured plan of cost, one base for several adapters)
         if distributed.rank():
             return []
         if settings.method == "full":

@@ -42,6 +42,7 @@ from galvan.training.packing import collate_packs, require_masked_seams, require
 from galvan.unpadded import supports_unpadded
 
 RowsOfEpoch = Callable[[int], Sequence[TokenRow]]
+Watch = Callable[[int, Mapping[str, float]], None]  # step, and figures by name: what a tracker draws
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -90,6 +91,7 @@ def train(
     probe: Sequence[TokenRow] = (),
     identity: str = "",
     progress: Progress | None = None,
+    watch: Watch | None = None,
     base_nll: Mapping[str, float] | None = None,
     compute: torch.dtype | None = None,
     device: torch.device | None = None,
@@ -123,7 +125,19 @@ def train(
     if settings.shard and distributed.world() > 1:
         sharding.shard(model, device or next(model.parameters()).device)
     run = _Run(
-        model, settings, seed, folder, rows_of_epoch, first, validation, probe, progress or Silent(), chunked, unpadded, compute
+        model,
+        settings,
+        seed,
+        folder,
+        rows_of_epoch,
+        first,
+        validation,
+        probe,
+        progress or Silent(),
+        chunked,
+        unpadded,
+        compute,
+        watch,
     )
     run.begin(identity)
     if not run.step:
@@ -166,7 +180,7 @@ class _Run:
     def __init__(
         self, model: nn.Module, settings: Training, seed: int, folder: Path, rows_of_epoch: RowsOfEpoch, first: Sequence[TokenRow],
         validation: Sequence[TokenRow], probe: Sequence[TokenRow], progress: Progress, chunked: bool, unpadded: bool,
-        compute: torch.dtype | None,
+        compute: torch.dtype | None, watch: Watch | None,
     ) -> None:  # fmt: skip
         self.model, self.settings, self.seed, self.folder, self.progress = model, settings, seed, folder, progress
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -175,6 +189,7 @@ class _Run:
         self.sets = {"validation": validation, "probe": probe}
         self.rows_of_epoch, self.first = rows_of_epoch, first
         self.chunked, self.unpadded, self.compute = chunked, unpadded, compute
+        self.watch: Watch = watch or (lambda step, figures: None)
         self.sharded = sharding.is_sharded(model)
         self.device = next(iter(self.parameters.values())).device
         self.per_epoch, self.steps = steps_per_epoch(len(first), settings), total_steps(len(first), settings)
@@ -229,7 +244,11 @@ class _Run:
     def evaluate(self) -> None:
         """Score validation and probe documents; with early stop, keep the weights if they are the best and say if it is time to end."""
         for name, some in self.sets.items():
-            for row in self._scored(some):
+            found = self._scored(some)
+            if found:
+                level = sum(row["nll_nats"] for row in found) / sum(row["n_tokens"] for row in found)
+                self.watch(self.step, {f"{name}/nats_per_token": level})
+            for row in found:
                 self.curves.append({"step": self.step, "set": name, **row})
                 if not math.isfinite(row["nll_nats"]):
                     raise self._not_finite(
@@ -281,6 +300,8 @@ class _Run:
                     "seconds": round(self.seconds, 3), "tokens_per_pass": self.budget, **({"threads": threads} if self.device.type == "cpu" else {}),
                 }
             )  # fmt: skip
+            figures = {"loss_nats": loss, "learning_rate": rate, "gradient_norm": norm, "tokens": self.tokens}
+            self.watch(self.step + 1, {f"train/{name}": figure for name, figure in figures.items()})
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 what = f"gradient norm is {norm}" if math.isfinite(loss) else f"loss is {loss}"
                 raise self._not_finite(f"At step {self.step + 1} of {self.steps} the {what}")
