@@ -79,11 +79,13 @@ def _their_way(model: nn.Module, lengths: Sequence[int]) -> Iterator[None]:
         config._attn_implementation = before
 
 
-def supports_unpadded(model: nn.Module, chunked: bool, learns: bool = True) -> bool:
+def supports_unpadded(model: nn.Module, chunked: bool, learns: bool = True, own: bool = True) -> bool:
     """True if two documents end to end give the logits, and where the model `learns` the gradients, that each gives alone in transformers,
-    on this very model in evaluation mode. Which way gave them is kept: our own, or theirs with our attention."""
+    on this very model in evaluation mode. Which way gave them is kept: our own, where it may be taken, or theirs
+    with our attention."""
     decoder = causal_lm(model).get_decoder()
     reason = llama.refusal(decoder) if chunked else "its head is not a plain matrix"
+    reason = reason if own else "its blocks are called as they are: shared out, or in another dtype"
     if reason is None and not _equal(model, chunked, learns, _own_way):
         reason = "its numbers differ from transformers'"
     _why_not_own[decoder] = reason

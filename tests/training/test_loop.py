@@ -566,7 +566,7 @@ def memory_for(monkeypatch, tokens):
 
 @pytest.mark.parametrize("unpadded", [True, False])
 def test_out_of_memory_makes_passes_smaller_and_changes_no_step(tmp_path, monkeypatch, unpadded):
-    monkeypatch.setattr(loop, "supports_unpadded", lambda *a: unpadded)
+    monkeypatch.setattr(loop, "supports_unpadded", lambda *a, **k: unpadded)
     asked, said = recipe(batch_size=5, accumulation=1), KilledAfter(-1)
     train(tiny_llama(), ROWS, asked, 7, tmp_path / "roomy")
     memory_for(monkeypatch, 64)

@@ -111,7 +111,8 @@ def train(
     torch.manual_seed(seed + (distributed.rank() << 32))
     distributed.same_start(p for p in model.parameters() if p.requires_grad)
     chunked = supports_chunks(model)
-    unpadded = supports_unpadded(model, chunked)
+    shared_out = settings.shard and distributed.world() > 1
+    unpadded = supports_unpadded(model, chunked, own=not shared_out and compute is None)
     if settings.gradient_checkpointing:
         causal_lm(model).gradient_checkpointing_enable({"use_reentrant": False})
     if settings.packing and not unpadded:
@@ -122,7 +123,7 @@ def train(
     require_true_loss(
         model, of_a_row, lambda one, ids, labels: gradients.sum_nll(one, ids, labels, chunked)
     )  # the name that steps call
-    if settings.shard and distributed.world() > 1:
+    if shared_out:
         sharding.shard(model, device or next(model.parameters()).device)
     run = _Run(
         model,
