@@ -49,7 +49,7 @@ def half_written(place: Path) -> list[str]:
     return sorted(name for name in left if not name.endswith(("/.lock", "/recipe.yaml")))
 
 
-PROGRESS = ("Base ", "Training sees ", "6 steps ", "About ", "The test part ", "warning[preflight/")
+PROGRESS = ("Base ", "Training sees ", "6 steps ", "About ", "The test part ", "warning[preflight/", "Held: ")
 
 
 def refused(done: Done, code: int) -> str:

@@ -173,7 +173,7 @@ def test_d04_rows_without_a_token_to_learn_stop_the_run(tmp_path: Path) -> None:
 
 def test_e08_a_model_that_mixes_packed_documents_is_not_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Positions of its own are lost on the way, so that packed documents are one to it."""
-    monkeypatch.setattr(loop, "supports_unpadded", lambda *_: False)
+    monkeypatch.setattr(loop, "supports_unpadded", lambda *_, **k: False)
     model = tiny_llama()
     forward = model.forward
     model.forward = lambda *given, position_ids=None, **more: forward(*given, **more)

@@ -153,7 +153,7 @@ def _no_sense(folder: Path, held_out: Sequence[Document]) -> str | None:
         return None
     choices = math.exp(min(700.0, sum(row["nll_nats"] for row in known) / sum(n_words[row["document"]] for row in known)))
     return (
-        f"For the tuned model the author's next word is as open as a choice among {choices:,.0f} (the smallest GPT-2: 29 to 75). "
+        f"For the tuned model the author's next word is as open as a choice among {float(f'{choices:.2g}'):,.0f} (the smallest GPT-2: 29 to 75). "
         "Such a model writes no sense, which these measures do not see: they speak of its small words and marks. Read the pairs."
         if choices > NO_SENSE else None
     )  # fmt: skip
