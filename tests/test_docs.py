@@ -9,8 +9,8 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import click
 import pytest
 import typer
 
@@ -52,7 +52,7 @@ def examples(page: Path) -> list[Example]:
 EXAMPLES = [example for page in PAGES for example in examples(page)]
 QUICK = [e for e in EXAMPLES if e.mark == "quick"]
 STORIES = sorted({e.page for e in EXAMPLES if e.runs and e.mark != "quick" and not e.mark.startswith("figure")})
-COMMANDS: dict[str, click.Command] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
 def lines(text: str) -> list[list[str]]:
@@ -78,7 +78,7 @@ def test_every_command_in_the_pages_parses(page: str, words: list[str], monkeypa
 
 def test_the_check_of_commands_sees_an_option_that_does_not_exist() -> None:
     for wrong in (["run", "recipe.yaml", "--sed", "a=b"], ["judge", "x"], ["check", "base"]):
-        with pytest.raises((click.UsageError, AssertionError)):
+        with pytest.raises(Exception, match=r"No such option|Missing argument|judge"):
             parse(wrong)
 
 
@@ -90,11 +90,13 @@ def spoken() -> list[tuple[str, str]]:
 
 def test_every_command_named_in_a_sentence_has_a_verb_and_options_that_exist() -> None:
     assert len(spoken()) > 100
+    wrong = []
     for where, command in spoken():
         _, verb, *rest = command.replace("...", " ").split()
-        assert verb in COMMANDS, (where, command)
-        known = {name for p in COMMANDS[verb].params for name in p.opts}
-        assert {word.rstrip(",.") for word in rest if word.startswith("--")} <= known, (where, command)
+        known = {name for p in COMMANDS[verb].params for name in p.opts} if verb in COMMANDS else set()
+        if verb not in COMMANDS or {word.rstrip(",.") for word in rest if word.startswith("--")} - known:
+            wrong.append((where, command))
+    assert wrong == []
 
 
 def test_every_example_is_run_or_says_why_not() -> None:

@@ -22,7 +22,7 @@ def _share(value: Any) -> float | None:
     symptom="Short prompts give garbage when they are generated in a batch, and good text alone.",
     proof="Without chance, a batch of prompts of unlike length gives the same words as each prompt alone.",
     remedy="pad on the left, pass attention_mask and positions that begin at the first real token, or generate one prompt at a time; "
-    "`galvan generate` checks it",
+    "every run that writes texts checks it",
     settle="Generate greedily a short prompt alone and beside a long one: other words prove it.",
     sources=[
         "unsloth#3699",
