@@ -78,7 +78,7 @@ def test_every_command_in_the_pages_parses(page: str, words: list[str], monkeypa
 
 def test_the_check_of_commands_sees_an_option_that_does_not_exist() -> None:
     for wrong in (["run", "recipe.yaml", "--sed", "a=b"], ["judge", "x"], ["check", "base"]):
-        with pytest.raises(Exception, match=r"No such option|Missing argument|judge"):
+        with pytest.raises(Exception, match=r"No such option|Missing|judge"):
             parse(wrong)
 
 
