@@ -187,7 +187,7 @@ def serious(page: Any) -> list[tuple[str, str]]:
     found = []
     for theme, only in (("light", {}), ("dark", {"runOnly": ["color-contrast"]})):
         page.emulate_media(color_scheme=theme)
-        found += axe.run(page, options=only).response["violations"]
+        found += axe.run(page, options={"resultTypes": ["violations"], **only}).response["violations"]
     return [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")]
 
 

@@ -45,7 +45,8 @@ class Judged:
 
     def diagnostics(self, fail_on: str | None = None) -> list[Diagnostic]:
         """The causes that are present, and last the verdict, at the level of its exit code."""
-        level: Level = {errors.EXIT_DONE: "notice", errors.EXIT_INCONCLUSIVE: "warning"}.get(self.exit_code(fail_on), "error")
+        levels: dict[int, Level] = {errors.EXIT_DONE: "notice", errors.EXIT_INCONCLUSIVE: "warning"}
+        level = levels.get(self.exit_code(fail_on), "error")
         e, word = self.evidence, self.verdict["verdict"]
         said = f"{HEADLINES[word]}. {sentence(headline_of(e) or '')} {sentence(str(self.verdict['reason']))}"
         verdict = Diagnostic(level, word, " ".join(said.split()), str(self.folder / "verdict.json"))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from galvan.diagnosis.catalogue import Finding, explain
-from galvan.diagnostic import Diagnostic
+from galvan.diagnostic import Diagnostic, Level
 from galvan.report.prose import told
 
 EVIDENCE = {
@@ -47,5 +47,5 @@ def _diagnostic(f: Finding, place: str, refused: bool) -> Diagnostic:
         ("help", f.remedy),
         ("to settle it", f.settle),
     ]
-    level = "error" if explain(f.code).refuses else "warning"
+    level: Level = "error" if explain(f.code).refuses else "warning"
     return Diagnostic(level, f.code, f.title, place, [(label, text) for label, text in notes if text])
