@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from galvan import diagnostic
@@ -60,6 +60,7 @@ def test_a_diagnostic_has_code_place_because_and_help_at_80_columns() -> None:
     ]
 
 
+@settings(deadline=None)
 @given(HOSTILE, HOSTILE, st.integers(40, 120))
 def test_no_line_is_wider_than_asked_but_a_word_that_is_copied_whole(message: str, note: str, width: int) -> None:
     for line in Diagnostic("warning", "E01", message, None, [("because", note)]).lines(width):
@@ -67,6 +68,7 @@ def test_no_line_is_wider_than_asked_but_a_word_that_is_copied_whole(message: st
         assert not [c for c in line if unicodedata.category(c) in {"Cc", "Cf"}]
 
 
+@settings(deadline=None)
 @given(HOSTILE)
 def test_the_runner_sees_no_command_in_a_muted_log(text: str) -> None:
     log = io.StringIO()
@@ -85,6 +87,7 @@ def test_the_runner_would_have_seen_them() -> None:
     ]
 
 
+@settings(deadline=None)
 @given(HOSTILE, HOSTILE, HOSTILE)
 def test_an_annotation_is_one_command_that_says_what_was_to_be_said(message: str, place: str, note: str) -> None:
     said = Diagnostic("warning", "E01", message, place or None, [("because", note)]).annotation()
@@ -93,6 +96,7 @@ def test_an_annotation_is_one_command_that_says_what_was_to_be_said(message: str
     assert data == shown(f"{message}\nbecause: {note}")
 
 
+@settings(deadline=None)
 @given(HOSTILE)
 def test_json_keeps_its_values_and_commands_no_runner(text: str) -> None:
     document = to_json({"a": text, text: [text]})
