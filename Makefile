@@ -38,8 +38,9 @@ bench: $(VENV)/dev ## Measure speed beside TRL and lm-eval, in one run.
 bench-faults: $(VENV)/dev ## Put faults into small runs and count what is named: an hour or two, goes on where it stopped.
 	$(BIN)/python -m benchmarks.faults --full
 
-docs: $(VENV)/core ## Write the generated pages under docs/ again.
+docs: $(VENV)/dev ## Write the generated pages under docs/ again and build the site in site/; no network.
 	$(BIN)/python scripts/make_docs.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 clean: ## Remove the environment and the runs.
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site

@@ -1,17 +1,23 @@
-"""Write the pages under docs/ that follow from the code: recipe, commands, causes. A test checks that they are current.
+"""Write the pages under docs/ that follow from the code: recipe, commands, causes, library. A test checks that they are current.
 
 python scripts/make_docs.py [--check]
 """
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import click
 import typer
 
 import cause_tests
+import galvan
 from galvan import diagnosis, recipe
 from galvan.cli import app
 
@@ -67,6 +73,51 @@ def causes_page() -> str:
     return "\n".join(lines)
 
 
+RESULTS = ("galvan.report.Judged", "galvan.pipeline.Checked", "galvan.notebook.Audit", "galvan.statistics.Gain", "galvan.style.judge.Style", "galvan.copying.originality.Originality")  # fmt: skip
+
+
+def library_page() -> str:
+    """Every public function with its signature and docstring, and what the functions return."""
+    lines = [
+        NOTE,
+        "# Library",
+        "",
+        "Importing galvan imports neither torch nor transformers; each function brings what it needs.",
+        "",
+    ]
+    for name in galvan.__all__:
+        lines += [f"## galvan.{name}", "", *_described(f"galvan.{name}", getattr(galvan, name)), ""]
+    lines += ["# What they return", ""]
+    for path in RESULTS:
+        module, _, name = path.rpartition(".")
+        lines += [f"## {name}", "", *_described(path, getattr(import_module(module), name)), ""]
+    return "\n".join(lines)
+
+
+def _described(path: str, thing: Any) -> list[str]:
+    """The signature as code, then the docstring; of a class also its public methods and properties, a line each."""
+    public = [
+        f"- `.{name}{'' if isinstance(member, property) else '()'}`: {_cell(inspect.getdoc(member) or '').partition('. ')[0].rstrip('.')}."
+        for name, member in (vars(thing).items() if inspect.isclass(thing) else ())
+        if not name.startswith("_") and (isinstance(member, property) or inspect.isfunction(member)) and inspect.getdoc(member)
+    ]
+    return ["```text", _signature(path, thing), "```", "", inspect.getdoc(thing) or "", *(["", *public] if public else [])]
+
+
+def _signature(path: str, thing: Callable[..., Any]) -> str:
+    """`path(parameter: type = default, ...) -> type`, a parameter a line where it is long."""
+    signature = inspect.signature(thing)
+    text = re.sub(r"'([\w\[\], .|]+)'", r"\1", str(signature))
+    if len(path + text) <= 110:
+        return path + text
+    rows = []
+    for parameter in signature.parameters.values():
+        rows += ["*"] if parameter.kind is parameter.KEYWORD_ONLY and "*" not in rows else []
+        rows.append(re.sub(r": '(.*?)'( = |$)", r": \1\2", str(parameter)))
+    tail = "" if signature.return_annotation is inspect.Signature.empty else f" -> {signature.return_annotation}"
+    return "\n".join([f"{path}(", *(f"    {row}," for row in rows), f"){tail.replace(chr(39), '')}"])
+
+
 def _injected(ways: list[str]) -> str:
     """The first three ways in words."""
     if not ways:
@@ -74,7 +125,7 @@ def _injected(ways: list[str]) -> str:
     return "; ".join(way.strip().rstrip(".").replace("|", "/") for way in list(dict.fromkeys(ways))[:3]) + "."
 
 
-PAGES = {"recipe.md": recipe_page, "commands.md": commands_page, "causes.md": causes_page}
+PAGES = {"recipe.md": recipe_page, "commands.md": commands_page, "causes.md": causes_page, "library.md": library_page}
 
 
 def main() -> None:

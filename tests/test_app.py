@@ -415,14 +415,14 @@ def test_five_hundred_payloads_in_texts_prompts_reasons_and_names_stay_text(tmp_
 class Process:
     """`galvan app RUN --review-only` as a person starts it, and a browser without JavaScript."""
 
-    def __init__(self, run: Path, *arguments: str, enter: bool = True, review_only: bool = True) -> None:
+    def __init__(self, run: Path, *arguments: str, enter: bool = True, review_only: bool = True, password: str = "") -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "galvan", "app", str(run), *(["--review-only"] if review_only else []), *arguments], stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "GALVAN_APP_PASSWORD": ""},
+            env={**os.environ, "GALVAN_APP_PASSWORD": password},
         )  # fmt: skip
         assert self.process.stdout is not None
         self.url = self.process.stdout.readline().strip()
-        self.origin = self.url.partition("/?")[0]
+        self.origin = self.url.partition("/?")[0].rstrip("/")
         self.web = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
         self.page = self.open(self.url) if enter else ""
 

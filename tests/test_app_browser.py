@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +58,15 @@ def process(run: Path) -> Any:
     return Process(run, enter=False)
 
 
+def in_both_themes(page: Any) -> None:
+    """The page is light or dark as asked, and fits its window."""
+    for theme in ("light", "dark"):
+        page.emulate_media(color_scheme=theme)
+        paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (sum(map(int, re.findall(r"\d+", paper)[:3])) > 380) == (theme == "light")
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
 @pytest.mark.parametrize(("width", "height"), [(360, 740), (820, 1180), (1440, 900)])
 def test_a_reader_judges_by_keyboard_alone(chromium: Any, tmp_path: Path, width: int, height: int) -> None:
     server = process(make_run(tmp_path / "run", 8))
@@ -69,7 +79,7 @@ def test_a_reader_judges_by_keyboard_alone(chromium: Any, tmp_path: Path, width:
         press.type("Ada")
         press.press("Enter")
         page.get_by_role("heading", name="Pair 1 of 8").wait_for()
-        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        in_both_themes(page)
         assert page.evaluate("document.cookie") == ""
         for number, choice in enumerate(("Left", "Right", "Tie", "Both bad"), 2):
             watched.tab_to("button", choice)
@@ -87,7 +97,7 @@ def test_a_reader_judges_by_keyboard_alone(chromium: Any, tmp_path: Path, width:
         press.press("Enter")
         page.get_by_role("heading", name="What readers said").wait_for()
         page.wait_for_load_state()
-        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        in_both_themes(page)
         assert watched.complaints == []
         watched.context.close()
     finally:
@@ -97,9 +107,15 @@ def test_a_reader_judges_by_keyboard_alone(chromium: Any, tmp_path: Path, width:
     assert sum(rate.n for rate in (found.tuned, found.author) if rate is not None) == 4
 
 
-def test_payloads_run_nothing_in_a_browser_and_pages_work_without_javascript(chromium: Any, tmp_path: Path) -> None:
+def test_500_payloads_run_nothing_in_a_browser_and_pages_work_without_javascript(chromium: Any, tmp_path: Path) -> None:
+    """Fifty in each prompt, others in the texts, the names of people and the recipe."""
     texts = {"bbb": PAYLOADS[:10], "ttt": PAYLOADS[10:20], "aaa": PAYLOADS[20:30]}
-    server = process(make_run(tmp_path / "run", 10, lambda kind, n: f"{texts[kind][n]} word", lambda n: PAYLOADS[30 + n]))
+    run = make_run(
+        tmp_path / "run", 10, lambda kind, n: f"{texts[kind][n]} word", lambda n: " ".join(PAYLOADS[50 * n : 50 * n + 50])
+    )
+    (run / "recipe.yaml").write_text("name: x\n")
+    server = process(run)
+    seen: list[str] = []
     try:
         for javascript in (True, False):
             watched = Watched(chromium, server.origin, java_script_enabled=javascript)
@@ -110,14 +126,17 @@ def test_payloads_run_nothing_in_a_browser_and_pages_work_without_javascript(chr
                 watched.context.add_cookies(state["cookies"])
                 watched.page.goto(server.origin)
                 watched.page.goto(f"{server.origin}/review/rater")
-            watched.page.get_by_role("textbox").fill(f"Bo {javascript}")
+            watched.page.get_by_role("textbox").fill(f"<b onclick=alert(1)>{javascript}</b>")
             watched.page.get_by_role("button", name="Begin").click()
             for number in range(1, 11):
                 watched.page.get_by_role("heading", name=f"Pair {number} of 10").wait_for()
+                seen.append(watched.page.get_by_role("region", name="The beginning").inner_text())
                 watched.page.get_by_role("button", name="Skip").click()
             watched.page.get_by_role("heading", name="All 10 pairs read").wait_for()
             assert watched.complaints == []
             watched.context.close()
+        plain = [p for p in PAYLOADS if p.isprintable() and "  " not in p]
+        assert len(plain) > 400 and all(any(p in text for text in seen) for p in plain)  # they were there, as text
     finally:
         server.kill()
 
@@ -158,5 +177,55 @@ def test_the_playground_writes_both_sides_by_keyboard_and_without_javascript(chr
             assert watched.complaints == []
             watched.context.close()
         assert texts[0] == texts[1] and texts[0][0] != texts[0][1].replace("Tuned", "Base")
+    finally:
+        server.kill()
+
+
+def serious(page: Any) -> list[tuple[str, str]]:
+    """What axe-core calls serious or critical, in both themes."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed").Axe()
+    found = []
+    for theme, only in (("light", {}), ("dark", {"runOnly": ["color-contrast"]})):
+        page.emulate_media(color_scheme=theme)
+        found += axe.run(page, options={"resultTypes": ["violations"], **only}).response["violations"]
+    return [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")]
+
+
+def test_axe_finds_no_serious_fault_on_any_page(chromium: Any, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", 2)
+    save_base(tmp_path / "base", tiny_mistral(0))
+    save_adapter(run / "adapter", tiny_mistral(0))
+    (run / "recipe.yaml").write_text(f"model: {{base: {tmp_path / 'base'}, device: cpu, dtype: float32}}\n")
+    server = Process(run, enter=False, review_only=False, password="a long enough password")
+    try:
+        context = chromium.new_context(bypass_csp=True)  # axe is a script of the test's, which our policy would keep out
+        page = context.new_page()
+        found: dict[str, list[tuple[str, str]]] = {}
+
+        def look(heading: str) -> None:
+            page.get_by_role("heading", level=1, name=heading).wait_for()
+            found[heading] = serious(page)
+
+        page.goto(server.origin)
+        look("Password")
+        page.get_by_label("The password").fill("a long enough password")
+        page.keyboard.press("Enter")
+        look("Blind review")
+        page.get_by_role("textbox").fill("Ada")
+        page.keyboard.press("Enter")
+        look("Pair 1 of 2")
+        for _ in range(2):
+            page.get_by_role("button", name="Left").click()
+        look("All 2 pairs read")
+        page.get_by_role("button", name="Stop and show the result").click()
+        look("What readers said")
+        page.get_by_role("link", name="Playground").click()
+        look("Playground")
+        page.goto(f"{server.origin}/nowhere")
+        look("Not done")
+        assert len(found) == 7 and {name: faults for name, faults in found.items() if faults} == {}
+        page.evaluate("document.querySelector('h1').style = 'color: #888; background: #999'")
+        assert serious(page)
+        context.close()
     finally:
         server.kill()

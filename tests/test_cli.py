@@ -12,7 +12,9 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+import typer
 
+from galvan.cli import app
 from models_for_tests import save_base, tiny_mistral
 from processes import Done, Running, galvan
 
@@ -285,10 +287,20 @@ def test_json_prints_exactly_one_document_on_stdout(place: Path) -> None:
     done = galvan("run", "recipe.yaml", "--json", cwd=place)
     assert done.code in (0, 1, 6)
     assert json.loads(done.out) == json.loads((place / "runs/small/verdict.json").read_text())
-    for arguments in (["report", "runs/small"], ["check", "tiny", "runs/small/adapter"], ["prepare", "recipe.yaml"], ["train", "recipe.yaml"], ["explain", "A01"], ["explain", "--all"],
-                      ["score", "tiny", "runs/small/adapter", "--data", "letters.csv", "--out", "s"]):  # fmt: skip
+    asked = (
+        ["init", "new"], ["report", "runs/small"], ["check", "tiny", "runs/small/adapter"], ["prepare", "recipe.yaml"], ["train", "recipe.yaml"], ["explain", "A01"],
+        ["explain", "--all"], ["plan", "recipe.yaml", "--out", "p"], ["score", "tiny", "runs/small/adapter", "--data", "letters.csv", "--out", "s"],
+        ["evaluate", "tiny", "runs/small/adapter", "--data", "letters.csv", "--out", "e"], ["originality", "--train", "letters.csv", "--texts", "letters.csv"],
+        ["style", "--author", "letters.csv", "--base", "letters.csv", "--tuned", "letters.csv"],
+    )  # fmt: skip
+    for arguments in asked:
         done = galvan(*arguments, "--json", cwd=place)
         assert json.loads(done.out) is not None and "Traceback" not in done.err, arguments
+
+
+def test_every_command_has_json() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert [name for name, c in commands.items() if "--json" not in {opt for p in c.params for opt in p.opts}] == []
 
 
 def test_doctor_tells_facts_as_text_and_as_json(place: Path) -> None:

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "src" / "galvan"
 
 # A module may import those that stand above it, and its own family.
 ORDER = [
-    {"errors", "text", "progress", "__init__"},
+    {"errors", "text", "progress", "diagnostic", "__init__"},
     {"recipe", "distributed"},
     {"payload", "rundir"},
     {"statistics"},

@@ -8,12 +8,14 @@ import math
 import os
 import sys
 import traceback
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from galvan import errors
+from galvan import diagnostic, errors
+from galvan.diagnostic import Diagnostic
 from galvan.errors import GalvanError
 from galvan.text import shown
 
@@ -46,6 +48,29 @@ FailOn = Annotated[
         help="Comma-separated verdicts and cause codes that end with exit code 1, for example worse,inconclusive,G10.",
     ),
 ]
+
+
+class Form(StrEnum):
+    """How what was found is told beside the text for people."""
+
+    TEXT = "text"
+    GITHUB = "github"
+
+
+def _told(form: Form) -> Form:
+    if form is Form.GITHUB:
+        diagnostic.annotate()
+    return form
+
+
+Format = Annotated[
+    Form,
+    typer.Option(
+        "--format",
+        callback=_told,
+        help="github adds annotations for GitHub Actions, on stderr: a line for each finding, and the verdict.",
+    ),
+]
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML recipe; galvan init writes one.")]
 Base = Annotated[str, typer.Argument(metavar="BASE", help="A folder, a Hub id with optional @revision, or galvan/spark.")]
 DataFile = Annotated[
@@ -58,16 +83,18 @@ Column = Annotated[str, typer.Option("--column", help="The column that holds the
 
 
 @app.command()
-def init(directory: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to write recipe.yaml.")] = Path()) -> None:
+def init(
+    directory: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to write recipe.yaml.")] = Path(), json: Json = False
+) -> None:
     """Write a commented recipe with every option at its default. Example: galvan init my-run"""
     from galvan import recipe
-    from galvan.rundir import write_text
+    from galvan.rundir import to_json, write_text
 
     path = directory / "recipe.yaml"
     if path.exists():
         raise errors.RecipeError("recipe/exists", f"{shown(str(path))} is there already; remove it or choose another folder.")
     write_text(path, recipe.commented())
-    print(shown(str(path)))
+    print(to_json({"recipe": str(path)}) if json else shown(str(path)))
 
 
 @app.command()
@@ -75,7 +102,7 @@ def run(
     recipe_file: RecipeFile,
     seeds: Annotated[int, typer.Option("--seeds", metavar="K", min=1, max=1000, help="Train with K seeds on the same split, for the interval of the recipe beside this adapter's.")] = 1,
     settings: Set = None, out: Out = None, json: Json = False, quiet: Quiet = False, offline: Offline = False,
-    fail_on: FailOn = None,
+    fail_on: FailOn = None, form: Format = Form.TEXT,
 ) -> None:  # fmt: skip
     """The whole story: prepare, train, check, score, judge. Interrupted, the same command goes on. Example: galvan run recipe.yaml"""
     from galvan import recipe
@@ -110,6 +137,7 @@ def plan(
 def prepare(
     recipe_file: RecipeFile, settings: Set = None, out: Out = None, json: Json = False, quiet: Quiet = False, offline: Offline = False,
     show: Annotated[int, typer.Option("--show", metavar="N", min=0, help="Print the first N training rows as tokens: trained, masked or cut.")] = 0,
+    form: Format = Form.TEXT,
 ) -> None:  # fmt: skip
     """Read, clean, cut, split and audit the text; nothing is trained. Example: galvan prepare recipe.yaml --show 3"""
     _stages(recipe_file, settings, out, quiet or json, offline, train=False, rows=show)(json)
@@ -123,6 +151,7 @@ def train(
     json: Json = False,
     quiet: Quiet = False,
     offline: Offline = False,
+    form: Format = Form.TEXT,
 ) -> None:
     """Prepare the text and train the adapter; nothing is judged. Example: galvan train recipe.yaml --out runs/a"""
     _stages(recipe_file, settings, out, quiet or json, offline, train=True)(json)
@@ -135,13 +164,14 @@ def check(
     json: Json = False, files_only: Annotated[bool, typer.Option("--files-only", help="Read the files and load no model.")] = False,
     repair: Annotated[Path | None, typer.Option("--repair", metavar="OUT", help="Write a corrected copy to this new folder, where names or the scale are at fault, and check the copy.")] = None,
     exported: Annotated[str | None, typer.Option("--exported", metavar="FOLDER", help="A merged model that another program made of the two: is the adapter in it?")] = None,
-    offline: Offline = False,
+    offline: Offline = False, form: Format = Form.TEXT,
 ) -> None:  # fmt: skip
     """Is the adapter whole, in the model, and doing something? No data needed. Example: galvan check galvan/spark runs/a/adapter"""
     from galvan import pipeline
 
     result = pipeline.check(base, adapter, load=not files_only, offline=offline, repair=repair, exported=exported)
     print(result.to_json() if json else result.to_text())
+    diagnostic.tell(result.diagnostics())
     lost = any(finding.code == "H03" and finding.status == "present" for finding in result.findings)
     raise typer.Exit(errors.EXIT_MODEL if lost or result.alive is False else errors.EXIT_DONE)
 
@@ -172,7 +202,7 @@ def evaluate(
     train_data: Annotated[str | None, typer.Option("--train-data", metavar="DATA", help="The text it was trained on, if at hand.")] = None,
     reported: Annotated[list[str] | None, typer.Option("--reported", metavar="ARM=VALUE", help="A perplexity that another program gave for this text, base=7.95 or tuned=7.95; how it was computed is looked for.")] = None,
     column: Column = "text", settings: Set = None, out: Out = None, json: Json = False, quiet: Quiet = False, offline: Offline = False,
-    fail_on: FailOn = None,
+    fail_on: FailOn = None, form: Format = Form.TEXT,
 ) -> None:  # fmt: skip
     """Everything after training, for an adapter made anywhere. Example: galvan evaluate BASE ADAPTER --data held-out.csv"""
     from galvan import pipeline
@@ -200,6 +230,7 @@ def report(
     json: Json = False,
     quiet: Quiet = False,
     fail_on: FailOn = None,
+    form: Format = Form.TEXT,
 ) -> None:
     """Judge a run again from its files; no model is loaded. Example: galvan report runs/frankenstein"""
     from galvan.report import judge
@@ -311,10 +342,10 @@ def open_app(
     host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Another address than loopback demands a password: GALVAN_APP_PASSWORD, or the prompt.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 0,
     review_only: Annotated[bool, typer.Option("--review-only", help="No playground, so no model is loaded.")] = False,
-    offline: Offline = False,
+    json: Json = False, offline: Offline = False,
 ) -> None:  # fmt: skip
     """Blind review and playground in the browser, on this machine alone. Example: galvan app runs/frankenstein"""
-    from galvan.rundir import open_run
+    from galvan.rundir import open_run, to_json
 
     open_run(folder)
     try:
@@ -333,7 +364,9 @@ def open_app(
         from galvan.app.playground import Playground
 
         playground = Playground(folder, adapters or (), offline)
-    server.serve(folder, host, port, password, playground, lambda url: print(url, flush=True))
+    server.serve(
+        folder, host, port, password, playground, lambda url: print(to_json({"url": url}, None) if json else url, flush=True)
+    )
 
 
 @app.command()
@@ -419,6 +452,8 @@ def _stages(
     from galvan.rundir import read_json, to_json
 
     asked = recipe.load(recipe_file, settings or ())
+    from galvan.report.diagnostics import of_stage
+    from galvan.report.terminal import show_stage
     from galvan.story import Story
 
     with _watched(quiet) as progress:
@@ -444,40 +479,14 @@ def _stages(
             print(to_terminal(seen, sys.stdout.isatty() and not os.environ.get("NO_COLOR")))
         if train:
             result["training"] = read_json(story.folder / "training.json")
-        print(to_json(result) if as_json else _stage_summary(result, preflight.to_text()))
+        if as_json:
+            print(to_json(result))
+        else:
+            show_stage(result, preflight.summary())
+        diagnostic.tell(of_stage(result))
         story.require_sound()
 
     return show
-
-
-def _stage_summary(result: dict[str, Any], preflight: str) -> str:
-    from galvan.text import shown
-
-    audit = result["audit"]
-    lines = [
-        f"{audit['documents']:,} documents, {audit['words']['total']:,} words, {audit['tokens']['total']:,} tokens from "
-        f"{audit['sources']:,} source{'' if audit['sources'] == 1 else 's'}."
-    ]
-    lines += [
-        f"  {name}: {part['documents']:,} documents, {part['tokens']['total']:,} tokens"
-        for name, part in audit["splits"].items()
-        if part["documents"]
-    ]
-    lines += [f"  left out, {reason}: {removed['count']:,}" for reason, removed in audit["removed"].items()]
-    lines += [f"  changed, {reason}: {changed['count']:,}" for reason, changed in audit["changed"].items()]
-    lines += [f"warning[{warning['code']}]: {warning['message']}" for warning in audit["warnings"]]
-    lines += [
-        f"{notice['level']}[{notice['code']}]: {notice['message']}"
-        for notice in result["tokens"]["notices"]
-        if notice["level"] == "warning"
-    ]
-    lines += preflight.split("\n")
-    if "training" in result:
-        t = result["training"]
-        lines.append(
-            f"Trained {t['trainable_parameters']:,} of {t['total_parameters']:,} parameters for {t['steps']:,} steps, {t['tokens']:,} tokens."
-        )
-    return "\n".join([*map(shown, lines), f"In {shown(result['run'])}"])
 
 
 def _watched(quiet: bool) -> Any:
@@ -491,6 +500,7 @@ def _finish(judged: Judged, json: bool, quiet: bool, fail_on: str | None) -> Non
         print((judged.folder / "verdict.json").read_text(encoding="utf-8"), end="")
     else:
         judged.show(quiet)
+    diagnostic.tell(judged.diagnostics(fail_on))
     raise typer.Exit(judged.exit_code(fail_on))
 
 
@@ -515,14 +525,17 @@ def main() -> None:
 
 def _main() -> NoReturn:
     """A GalvanError is one sentence and its exit code, anything else is a bug of ours."""
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        diagnostic.mute()
     logging.getLogger("bitsandbytes").setLevel(
         logging.ERROR
     )  # where it is installed, peft imports it, and it advises kernels from a hub
     try:
         code = app(standalone_mode=False)  # without standalone mode typer returns the code of a typer.Exit, Ctrl-C's 130 too
+        diagnostic.end()
         sys.stdout.flush()
     except GalvanError as error:
-        _fail(f"error[{error.code}]: {error}", error.exit_code)
+        _refuse(error.code, str(error), error.exit_code)
     except (typer.Abort, KeyboardInterrupt):
         code = errors.EXIT_INTERRUPTED
     except (BrokenPipeError, SystemExit):  # typer's own answer to a closed pipe is SystemExit
@@ -537,7 +550,7 @@ def _main() -> NoReturn:
                 print(usage())
                 sys.exit(errors.EXIT_USAGE)
             sentence = usage()
-            _fail(f"error[usage]: {sentence}{'' if sentence.endswith(('.', '?')) else '.'} See galvan --help.", errors.EXIT_USAGE)
+            _refuse("usage", f"{sentence}{'' if sentence.endswith(('.', '?')) else '.'} See galvan --help.", errors.EXIT_USAGE)
         if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
             _out_of_memory()
         print(shown(traceback.format_exc()), file=sys.stderr, end="")
@@ -548,15 +561,22 @@ def _main() -> NoReturn:
 
 
 def _out_of_memory() -> NoReturn:
-    _fail(
-        "error[memory/full]: This machine's memory is not enough; use a smaller model or fewer evaluation.tokens_per_pass.",
+    _refuse(
+        "memory/full",
+        "This machine's memory is not enough; use a smaller model or fewer evaluation.tokens_per_pass.",
         errors.EXIT_RESOURCES,
     )
+
+
+def _refuse(code: str, sentence: str, exit_code: int) -> NoReturn:
+    diagnostic.tell([Diagnostic("error", code, sentence)])
+    _fail(f"error[{code}]: {sentence}", exit_code)
 
 
 def _fail(sentence: str, code: int) -> NoReturn:
     """One line: a name that holds a line break must not begin a second one."""
     print(shown(sentence).replace("\n", "\\n"), file=sys.stderr)
+    diagnostic.end()
     sys.exit(code)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from galvan.text import shown
 
 if TYPE_CHECKING:
     from galvan.diagnosis import Finding
+    from galvan.diagnostic import Diagnostic
     from galvan.measure.facts import Integrity
     from galvan.report import Judged
     from galvan.statistics import BitsGain, Family, Gain, Interval, Separation
@@ -116,25 +118,32 @@ class Checked:
     findings: list[Finding]
     integrity: Integrity
     repaired: list[str] | None = None
+    adapter: str = ""
 
     def to_json(self) -> str:
         return to_json({"schema_version": SCHEMA_VERSION, **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}})
 
     def to_text(self) -> str:
-        """The findings that are present, then the answer."""
+        """The causes that are present, then the answer, at 80 columns."""
+        from galvan.diagnosis.catalogue import spans
+
+        width = 80
         lines = [] if self.repaired is None else [*(f"Repaired in a copy: {change}" for change in self.repaired), ""]
-        for finding in self.findings:
-            if finding.status == "present":
-                lines += [f"{finding.code} {finding.title} ({finding.certainty})", *(f"  because: {b}" for b in finding.because)]
-                lines += [*(f"  against: {a}" for a in finding.against), f"  help: {finding.remedy}", ""]
-        excluded = [f.code for f in self.findings if f.status == "absent"]
-        open_ = [f.code for f in self.findings if f.status == "unknown"]
-        lines.append(f"Excluded: {', '.join(excluded) or 'none'}. Not known: {', '.join(open_) or 'none'}.")
+        for found in self.diagnostics():
+            lines += [*found.lines(width), ""]
+        excluded, open_ = (spans([f.code for f in self.findings if f.status == status]) for status in ("absent", "unknown"))
+        lines += textwrap.wrap(f"Excluded: {excluded}. Not known: {open_}.", width)
         answers = {True: "The adapter is alive: it is whole, applied, and changes the model.", False: "The adapter is not alive."}
         lines.append("It was not shown whether the adapter is alive." if self.alive is None else answers[self.alive])
         if self.reason and self.alive is not False:
-            lines.append(f"  {self.reason}")
+            lines += textwrap.wrap(f"{self.reason[0].upper()}{self.reason[1:]}", width, initial_indent="  ", subsequent_indent="  ")
         return "\n".join(shown(line) for line in lines)
+
+    def diagnostics(self) -> list[Diagnostic]:
+        """The causes that are present, each at the adapter's place."""
+        from galvan.report.diagnostics import of_adapter
+
+        return of_adapter(self.findings, self.adapter)
 
 
 def check(
@@ -161,7 +170,7 @@ def check(
     facts = Facts(integrity)
     findings = diagnose(facts)
     answer = liveness(facts, findings)
-    return Checked(answer.alive, answer.reason, findings, integrity, None if repair is None else changes)
+    return Checked(answer.alive, answer.reason, findings, integrity, None if repair is None else changes, found.name)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -77,8 +77,8 @@ class Preflight:
             kind: type[GalvanError] = ResourceError if error.code.startswith("memory/") else DataError
             raise kind(error.code, error.message)
 
-    def to_text(self) -> str:
-        """What people read before they start."""
+    def summary(self) -> list[str]:
+        """What people read before they start, a sentence a line."""
         kept = "no end is learned" if self.eos_kept_share is None else f"{self.eos_kept_share:.0%} of the rows keep their end"
         lines = [
             f"Training sees {self.rows:,} rows of {self.tokens:,} tokens, {self.supervised_tokens:,} of them learned; "
@@ -96,16 +96,12 @@ class Preflight:
             lines.append(
                 f"The test part can show a change of {seen[0]} to {seen[-1]} % of perplexity, if gains spread as they usually do."
             )
-        return "\n".join(
-            [
-                *lines,
-                *(
-                    f"{kind}[{one.code}]: {one.message}"
-                    for kind, some in (("warning", self.warnings), ("error", self.errors))
-                    for one in some
-                ),
-            ]
-        )
+        return lines
+
+    def to_text(self) -> str:
+        """The summary, and what was found, a line each."""
+        found = [("warning", one) for one in self.warnings] + [("error", one) for one in self.errors]
+        return "\n".join([*self.summary(), *(f"{level}[{one.code}]: {one.message}" for level, one in found)])
 
 
 def preflight(

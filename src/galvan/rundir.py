@@ -131,7 +131,8 @@ def to_json(value: Any, indent: int | None = 1) -> str:
 
     Characters that could act on a terminal are escaped; reading it back gives the same text.
     """
-    return json_shown(json.dumps(_plain(value), ensure_ascii=False, allow_nan=False, indent=indent))
+    text = json_shown(json.dumps(_plain(value), ensure_ascii=False, allow_nan=False, indent=indent))
+    return text.replace("##[", "#\\u0023[")  # else GitHub's runner would take it for a command of its older form
 
 
 _ONE_LINE = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode

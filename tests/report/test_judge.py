@@ -439,8 +439,11 @@ def test_nothing_raw_from_data_or_names_reaches_a_page_or_the_terminal(tmp_path:
 
 
 def test_the_terminal_reads_no_markup_and_no_escape_from_data(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    part = {"documents": 1, "sources": 1, "words": {"total": 3}}
-    show_stage({"run": HOSTILE, "audit": {"splits": {HOSTILE: part}, "warnings": [{"message": HOSTILE}]}})
+    said, total = {"code": HOSTILE, "message": HOSTILE}, {"total": 3}
+    audit = {"documents": 1, "sources": 1, "words": total, "tokens": total, "splits": {HOSTILE: {"documents": 1, "tokens": total}}}
+    audit |= {"removed": {HOSTILE: {"count": 1}}, "changed": {}, "warnings": [said]}
+    tokens = {"notices": [{**said, "level": "warning"}]}
+    show_stage({"run": HOSTILE, "audit": audit, "tokens": tokens, "preflight": {"warnings": [said], "errors": []}}, [HOSTILE])
     judged = judge(make(tmp_path, "dead"))
     finding = dataclasses.replace(judged.evidence.findings[0], title=HOSTILE, because=[HOSTILE])
     show(dataclasses.replace(judged.evidence, findings=[finding]), judged.verdict, tmp_path / HOSTILE.replace("/", ""))

@@ -292,10 +292,14 @@ def visible(html: str) -> str:
 
 @in_browser
 @pytest.mark.parametrize(
-    ("variant", "code", "remedy"), [("wrapped", "A01", "before PeftModel.from_pretrained is called"), ("dead", "B07", "")]
+    ("variant", "code", "remedy", "command"),
+    [
+        ("wrapped", "A01", "before PeftModel.from_pretrained is called", "galvan evaluate galvan/spark ADAPTER --data FILE"),
+        ("dead", "B07", "load the trained adapter", "galvan check galvan/spark ADAPTER"),
+    ],
 )
 def test_the_first_screen_of_a_refused_run_says_what_was_wrong_and_what_to_do(
-    chromium: Any, tmp_path: Path, variant: str, code: str, remedy: str
+    chromium: Any, tmp_path: Path, variant: str, code: str, remedy: str, command: str
 ) -> None:
     judge(make(tmp_path, variant))
     opened = Opened(chromium, tmp_path / "report.html", viewport={"width": 1280, "height": 800})
@@ -303,7 +307,8 @@ def test_the_first_screen_of_a_refused_run_says_what_was_wrong_and_what_to_do(
         "[...document.querySelectorAll('h1,h2,h3,p,li,pre')].filter(e => e.getBoundingClientRect().bottom < innerHeight).map(e => e.innerText).join(' ')"
     )
     assert all(
-        said in seen for said in ("The comparison is refused", code, "What was wrong", "What to do first", remedy, "galvan check")
+        said in seen.lower()
+        for said in map(str.lower, ("The comparison is refused", code, "What was wrong", "What to do first", remedy, command))
     )
     opened.context.close()
 

@@ -22,7 +22,7 @@ def _share(value: Any) -> float | None:
     symptom="Short prompts give garbage when they are generated in a batch, and good text alone.",
     proof="Without chance, a batch of prompts of unlike length gives the same words as each prompt alone.",
     remedy="pad on the left, pass attention_mask and positions that begin at the first real token, or generate one prompt at a time; "
-    "`galvan generate` checks it",
+    "every run that writes texts checks it",
     settle="Generate greedily a short prompt alone and beside a long one: other words prove it.",
     sources=[
         "unsloth#3699",
@@ -102,7 +102,7 @@ def sampling_noise(facts: Facts) -> Answer:
     title="The adapter is lost on the way to another program",
     symptom="After export or in a server the model behaves like the base.",
     proof="The exported model gives the tuned model's NLL on the same text, not the base's.",
-    remedy="merge in float32 and export the merged model (`galvan export`), and probe it with one text before use",
+    remedy="merge in float32, export the merged model, ask `galvan check BASE ADAPTER --exported FOLDER` whether the adapter is in it, and probe it with one text before use",
     settle="Score one text before and after export (`galvan check BASE ADAPTER --exported FOLDER`): if the exported model gives the base's NLL, it is proved.",
     sources=["ollama#4825", "LlamaFactory#8134", "exllamav2#169", "mlx-examples#832", "unsloth#2009", "unsloth#2142"],
 )

@@ -7,18 +7,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from galvan import errors
 from galvan.app.ratings import ratings as ratings_of
 from galvan.compare import Comparisons, Control, compare
 from galvan.compare_seeds import compare_seeds
 from galvan.copying.run import Copying, judge_copying
 from galvan.diagnosis.catalogue import Finding, diagnose, refusal
+from galvan.diagnostic import Diagnostic, Level
 from galvan.forgetting import judge_retention
 from galvan.report import figures, page
 from galvan.report import verdict as verdicts
-from galvan.report.analysis import analysis
+from galvan.report.analysis import HEADLINES, analysis
 from galvan.report.card import card
+from galvan.report.diagnostics import of_run
 from galvan.report.evidence import Evidence, gather
+from galvan.report.explanations import headline_of
 from galvan.report.picture import power_svg
+from galvan.report.prose import sentence
 from galvan.rundir import read_documents, write_json, write_text
 from galvan.style.run import RunStyle, style_of_run
 
@@ -37,6 +42,15 @@ class Judged:
 
     def exit_code(self, fail_on: str | None = None) -> int:
         return verdicts.exit_code(self.verdict, fail_on)
+
+    def diagnostics(self, fail_on: str | None = None) -> list[Diagnostic]:
+        """The causes that are present, and last the verdict, at the level of its exit code."""
+        levels: dict[int, Level] = {errors.EXIT_DONE: "notice", errors.EXIT_INCONCLUSIVE: "warning"}
+        level = levels.get(self.exit_code(fail_on), "error")
+        e, word = self.evidence, self.verdict["verdict"]
+        said = f"{HEADLINES[word]}. {sentence(headline_of(e) or '')} {sentence(str(self.verdict['reason']))}"
+        verdict = Diagnostic(level, word, " ".join(said.split()), str(self.folder / "verdict.json"))
+        return [*of_run(e.findings, self.folder, e.refusal is not None), verdict]
 
     def show(self, quiet: bool = False) -> None:
         from galvan.report import terminal

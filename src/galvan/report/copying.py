@@ -9,6 +9,7 @@ from galvan.report.evidence import Evidence
 from galvan.report.markdown import code, md, table
 from galvan.report.prose import bullets, plural, sentence
 
+NOT_SHOWN = "no more copying than is usual was shown"
 _SPLITS = {"train": "training", "test": "held-out"}
 
 
@@ -22,7 +23,8 @@ def copying_line(found: Copying) -> str:
     flagged = f"; {plural(len(spans.flagged), 'single text')} with a copy" if spans.flagged else ""
     known = found.membership
     recognised = f"; training text is recognised (AUC {known.auc:.2f} against held-out text)" if known and known.memorising else ""
-    return f"{sentence(spans.excess.answer + recognised + flagged)} Longest run shared with the training text: {longest}."
+    answer = NOT_SHOWN if spans.excess.answer == "not shown" else spans.excess.answer
+    return f"{sentence(answer + recognised + flagged)} Longest run shared with the training text: {longest}."
 
 
 def copying_section(e: Evidence) -> str:

@@ -1,6 +1,6 @@
 """The result and what could have been seen, on one axis in percent of perplexity (METHODS S2.4): as a small SVG, and as a line of text.
 
-Dark band: changes smaller than the margin. Light band: changes that these documents would usually miss. Dot and whisker: the result
+Low band: changes smaller than the margin. Tall band: changes that these documents would usually miss. Dot and whisker: the result
 and its 95 % interval. Left of zero is better.
 """
 
@@ -93,7 +93,7 @@ def power_svg(test: Gain) -> str:
         + (band(a.unseen, 56, "#e4e4e4", "unseen") if a.unseen else "") + band(a.margin, 36, "#b8b8b8", "margin")
         + f'\n<path d="M{EDGE} 90H{WIDTH - EDGE}" stroke="#555" class="axis"/>{ticks}\n{whisker}<circle cx="{x(a.result):.1f}" cy="{MIDDLE}" r="5" fill="#b30000" class="resultdot"/>\n'
         f'<text x="{EDGE}" y="16">better</text><text x="{WIDTH - EDGE}" y="16" text-anchor="end">worse</text>'
-        f'<text x="{WIDTH / 2:g}" y="126" text-anchor="middle">change of perplexity; light: would usually go unseen, dark: below the margin</text>\n</svg>\n'
+        f'<text x="{WIDTH / 2:g}" y="126" text-anchor="middle">change of perplexity; tall band: would usually go unseen, low band: below the margin</text>\n</svg>\n'
     )  # fmt: skip
 
 

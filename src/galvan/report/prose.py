@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from galvan.compare import Control
 from galvan.compare_seeds import SeedsCompared
 from galvan.report.markdown import md
@@ -43,6 +45,12 @@ def sentence(text: str) -> str:
     """First letter large, full stop at the end."""
     text = text.strip()
     return text if not text else text[0].upper() + text[1:] + ("" if text[-1] in ".!?:`" else ".")
+
+
+def told(lines: Sequence[str], refused: bool) -> str:
+    """What speaks for or against a cause; of a refused comparison no sentence that gives a perplexity."""
+    kept = [line for line in lines if not refused or "perplexity" not in line.lower()]
+    return " ".join(map(sentence, kept)) or ("Withheld: the comparison is refused." if lines else "")
 
 
 def control_line(name: str, control: Control) -> str:

@@ -6,7 +6,7 @@ from galvan.report.evidence import Evidence
 from galvan.report.markdown import md, table
 from galvan.statistics.preference import SAME_WITHIN, WinRate
 
-_DECISIONS = {
+DECISIONS = {
     "preferred": "Readers prefer the tuned model's texts",
     "not preferred": "Readers prefer the base model's texts",
     "no clear preference": f"Readers prefer neither by more than {100 * SAME_WITHIN:.0f} points",
@@ -21,7 +21,7 @@ def ratings_section(e: Evidence) -> str:
         return ""
     so_far = found.so_far
     parts = [
-        f"## What did readers say?\n\n{_DECISIONS[so_far.decision]}. After the first answer to each of {so_far.n} prompts the tuned model's "
+        f"## What did readers say?\n\n{DECISIONS[so_far.decision]}. After the first answer to each of {so_far.n} prompts the tuned model's "
         f"win rate lies in {so_far.low:.2f} to {so_far.high:.2f}, 95 %, however often one looked on the way."
     ]
     asked = (("Tuned preferred to base", found.tuned), ("The author preferred to tuned (control)", found.author))

@@ -27,6 +27,7 @@ BITS_PER_PARAMETER = 2
 OWN_REMEDY = frozenset(["D05", "D06", "D07", "D11", "D12", "G08", "G09", "G10", "I01"])  # a function below knows more of these
 AFTERWARDS = frozenset(["G12", "I02", "I03"])  # judgements of the outcome, which the remedies before them may change
 _COMMAND = re.compile(r"`(galvan [^`]+)`")  # a remedy names its own where it has one
+_ON_BOTH = re.compile(r"`(galvan \w+ BASE [^`]+)`")  # of a refused comparison only what looks at both arms again
 _PLAIN_NAME = re.compile(r"[\w][\w.-]*(/[\w.-]+)?(@[\w./-]+)?", re.ASCII)
 
 
@@ -58,13 +59,15 @@ def _wanting(e: Evidence) -> bool:
 
 def _mend(e: Evidence, findings: Sequence[Finding]) -> list[Action]:
     """What to do about the causes that are present; for a refused comparison there is always something."""
-    check = f"galvan check {portable(e.provenance.get('base'), 'BASE')} ADAPTER"
+    base = portable(e.provenance.get("base"), "BASE")
+    check = f"galvan check {base} ADAPTER"
+    command = _COMMAND if e.refusal is None else _ON_BOTH
     found = [
         Action(
             sentence(f.remedy),
             sentence(f"{f.code} is present: {f.because[0] if f.because else f.title}"),
             sentence(f.settle),
-            named[1] if e.refusal is None and (named := _COMMAND.search(f.remedy)) else check,
+            named[1].replace("BASE", base) if (named := command.search(f.remedy)) else check,
         )
         for f in findings
         if f.status == "present"

@@ -7,6 +7,7 @@ from galvan.report.evidence import Evidence
 from galvan.report.markdown import md, table
 from galvan.report.prose import percent, sentence
 
+NOT_SHOWN = "neither forgetting nor its absence was shown"
 KINDS = {"neutral": "Neutral text", "author": "The author's held-out text"}
 
 
@@ -16,7 +17,7 @@ def retention_line(found: Retention) -> str:
         return sentence(found.reason)
     n = found.neutral
     return (
-        f"{sentence(found.answer)} {sentence(found.reason)} KL {n.kl_nats.value:.4f} nats a token ({n.band}), the same "
+        f"{sentence(NOT_SHOWN if found.answer == 'not shown' else found.answer)} {sentence(found.reason)} KL {n.kl_nats.value:.4f} nats a token ({n.band}), the same "
         f"likeliest token in {100 * n.top1_agreement.value:.1f} %."
     )
 

@@ -23,7 +23,19 @@ from galvan.report.explanations import explanations, headline_of
 from galvan.report.limits import limits
 from galvan.report.passages import MOST_TOKENS, Passages, span
 from galvan.report.picture import power_svg
-from galvan.report.prose import control_line, epochs, nats, percent, percent_interval, plural, recipe_line, sensitivity, sentence
+from galvan.report.prose import (
+    control_line,
+    epochs,
+    nats,
+    percent,
+    percent_interval,
+    plural,
+    recipe_line,
+    sensitivity,
+    sentence,
+    told,
+)
+from galvan.report.ratings import DECISIONS
 from galvan.report.remedies import Action, next_actions
 from galvan.report.retention import KINDS, retention_line
 from galvan.report.style import HEADLINES as STYLE
@@ -97,14 +109,14 @@ def result(seen: Seen) -> list[Block]:
 
 
 def _refused(seen: Seen) -> list[Block]:
+    """What was wrong, how that is known, and what to do first: all of it on the first screen."""
     e, actions = seen.e, next_actions(seen.e)
-    blocks: list[Block] = [Text(sentence(e.refusal or ""), "lead")]
     found = [f for f in e.findings if f.status == "present"]
+    wrong = f"{found[0].code}: {found[0].title}" if found else e.refusal or ""
+    blocks: list[Block] = [Text(sentence(wrong), "lead")]
     if found:
-        blocks += [
-            Heading("What was wrong"),
-            Bullets([f"{f.code}, {f.title}: {_told(e, f.because)}" for f in found]),
-        ]
+        blocks += [Heading("What was wrong"), Bullets([_told(e, [line]) for line in found[0].because])]
+        blocks += [Text(f"Also found: {sentence(f'{f.code}, {f.title}')} {_told(e, f.because[:1])}") for f in found[1:]]
     if actions:
         blocks += [Heading("What to do first"), *_action(e, actions[0])]
     return [
@@ -139,9 +151,7 @@ def _integrity(e: Evidence, f: Finding) -> tuple[bool | None, str]:
 
 
 def _told(e: Evidence, lines: Sequence[str]) -> str:
-    """What speaks for or against a cause; of a refused comparison no sentence that gives a perplexity."""
-    kept = [line for line in lines if e.refusal is None or "perplexity" not in line.lower()]
-    return " ".join(map(sentence, kept)) or ("Withheld: the comparison is refused." if lines else "-")
+    return told(lines, e.refusal is not None) or "-"
 
 
 @section("power", "What could have been seen")
@@ -154,7 +164,7 @@ def power(seen: Seen) -> list[Block]:
     return [
         Figure(Markup(power_svg(test)), "The dot is the result, its line the 95 % interval; left of zero is better."),
         Bullets([sentence(line) for line in [*sensitivity(test), *advice]]),
-        Text("The light band holds changes that these documents would miss more often than one time in five, from the spread between them.", "how"),
+        Text("The tall band holds changes that these documents would miss more often than one time in five, from the spread between them.", "how"),
     ]  # fmt: skip
 
 
@@ -223,6 +233,13 @@ def style(seen: Seen) -> list[Block]:
         blocks.append(
             Figure(drawing, "Where the tuned model stands between the base and the author's held-out text, with its 95 % interval.")
         )
+        blocks.append(
+            Text(
+                "The score is that of a linear classifier which learned author against base on texts that are not judged here; gap closed is the "
+                "share of the energy distance between base and held-out author that is gone.",
+                "how",
+            )
+        )
     blocks += [Text(caution, "caution") for caution in found.cautions]
     if found.moved:
         rows: list[list[Cell]] = [
@@ -240,8 +257,8 @@ def style(seen: Seen) -> list[Block]:
     if found.validity:
         checks = [(c.ok, sentence(f"{c.name}: {c.says}")) for c in found.validity]
         guards = [(g.ok, sentence(f"{g.name}: {g.says}")) for g in found.guards]
-        told = [line for line in [*checks, *guards] if line[0] is not True]
-        blocks += [Heading("Can this measure be trusted on these texts?"), *([Checks(told)] if told else [])]
+        unusual = [line for line in [*checks, *guards] if line[0] is not True]
+        blocks += [Heading("Can this measure be trusted on these texts?"), *([Checks(unusual)] if unusual else [])]
         blocks.append(Fold("Questions with known answers, asked of the measure first", [Checks(checks)]))
         blocks.append(Fold("Guards against a text that only looks like it", [Checks(guards)]))
     if run.own is not None:
@@ -340,8 +357,8 @@ def pairs(seen: Seen) -> list[Block]:
         )
     ]
     for p in run.pairs:
-        told = [(who, text) for who, text in (("Base", p.base), ("Tuned", p.tuned), ("Author", p.author)) if text]
-        blocks += [Heading(f"The {p.rank} tuned text"), Text(f"After “…{p.prompt[-200:]}”"), Beside(told)]
+        texts = [(who, text.lstrip()) for who, text in (("Base", p.base), ("Tuned", p.tuned), ("Author", p.author)) if text]
+        blocks += [Heading(f"The {p.rank} tuned text"), Text(f"After “…{p.prompt[-200:]}”"), Beside(texts)]
     return blocks
 
 
@@ -350,7 +367,11 @@ def readers(seen: Seen) -> list[Block]:
     found = seen.e.ratings
     if found is None or seen.e.refusal is not None:
         return []
-    lines = []
+    so_far = found.so_far
+    lines = [
+        f"{DECISIONS[so_far.decision]}. After the first answer to each of {so_far.n} prompts the tuned model's win rate lies in "
+        f"{so_far.low:.2f} to {so_far.high:.2f} (95 %), however often one looked on the way."
+    ]
     for rate, question in (
         (found.tuned, "preferred the tuned text to the base's"),
         (found.author, "preferred the author's text to the tuned one"),
@@ -365,7 +386,11 @@ def readers(seen: Seen) -> list[Block]:
     return [
         Bullets(lines),
         *(Text(caution, "caution") for caution in found.cautions),
-        Text("Ties and “both bad” count half; intervals are clustered by prompt and reader.", "how"),
+        Text(
+            "Ties and “both bad” count half; intervals of the shares are clustered by prompt and reader, and the first one is a betting "
+            "confidence sequence, which holds at every look.",
+            "how",
+        ),
     ]
 
 
@@ -397,14 +422,14 @@ def diagnosis(seen: Seen) -> list[Block]:
             Fold(f"{plural(len(actions) - MOST_ACTIONS, 'further action')}", [Bullets([a.action for a in actions[MOST_ACTIONS:]])])
         )
     if e.refusal is None:
-        told = [
+        weighed = [
             [x.title, x.status, " ".join(map(sentence, x.because)) or "-", " ".join(map(sentence, x.against)) or "-"]
             for x in explanations(e)
         ]
         blocks.append(
             Fold(
                 "What people think of first, weighed",
-                [Table("Explanations", ["Explanation", "Status", "For it", "Against it"], told)],
+                [Table("Explanations", ["Explanation", "Status", "For it", "Against it"], weighed)],
             )
         )
     if e.findings:
@@ -417,7 +442,8 @@ def diagnosis(seen: Seen) -> list[Block]:
 
 
 def _action(e: Evidence, action: Action, titled: bool = False) -> list[Block]:
-    lines = [f"Why: {sentence(action.why)}", f"Expected: {sentence(action.expected)}"]
+    lines = [f"Why: {sentence(action.why)}"] if titled else []
+    lines.append(f"Expected: {sentence(action.expected)}")
     ahead = e.curve.twice_as_long if e.curve and "training.epochs=" in action.command and e.refusal is None else None
     if ahead:
         lines.append(f"Expected gain: {sentence(ahead)}")

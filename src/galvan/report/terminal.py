@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from galvan.diagnosis.catalogue import phrase
+from galvan.diagnosis.catalogue import not_excluded, spans
+from galvan.diagnostic import Diagnostic
 from galvan.report.analysis import HEADLINES
 from galvan.report.copying import copying_line
+from galvan.report.diagnostics import of_run, of_stage
 from galvan.report.evidence import Evidence
 from galvan.report.explanations import headline_of
 from galvan.report.prose import CONTROL_NAMES, plural, recipe_line, sensitivity, sentence
@@ -30,6 +32,7 @@ COLOURS = {
     "inconclusive": "bold yellow",
     "refused": "bold red",
 }
+LEVELS = {"error": "bold red", "warning": "bold yellow", "notice": "bold"}
 _MOST_ACTIONS, _INDENT = 3, 14
 _PLAIN = str.maketrans({"…": "...", "“": '"', "”": '"', "’": "'", "‘": "'", "–": "-", "—": "-"})
 
@@ -57,12 +60,20 @@ class Page:
         """One line that is never broken, such as a path or a command that is to be copied."""
         self.console.print(Text(self.safe(text).replace("\n", " "), style=style), soft_wrap=True)
 
+    def diagnostic(self, found: Diagnostic) -> None:
+        for number, line in enumerate(found.lines(self.console.width)):
+            self.line(line, LEVELS[found.level] if number == 0 else "")
+
 
 def show(e: Evidence, verdict: Mapping[str, Any], folder: Path, quiet: bool = False, console: Console | None = None) -> None:
     """Print the summary of a judged run on stdout."""
     page = Page(console or Console(highlight=False))
     if not quiet:
         _details(page, e)
+        for found in of_run(e.findings, folder, e.refusal is not None):
+            page.line("")
+            page.diagnostic(found)
+        page.line("")
         _actions(page, e, folder)
     word = str(verdict["verdict"])
     figures = headline_of(e)
@@ -71,7 +82,7 @@ def show(e: Evidence, verdict: Mapping[str, Any], folder: Path, quiet: bool = Fa
         f"{word.upper()}. {HEADLINES[word]}. " + (f"{figures}. " if figures else "") + sentence(str(verdict["reason"])),
         COLOURS[word],
     )
-    for name in ("verdict.json", "analysis.md"):
+    for name in ("report.html", "verdict.json", "analysis.md"):
         page.line(f"  {folder / name}")
 
 
@@ -107,20 +118,19 @@ def _details(page: Page, e: Evidence) -> None:
         if e.retention is not None and e.retention.answer is not None:
             page.row("Retention", retention_line(e.retention))
     counts = {status: sum(f.status == status for f in e.findings) for status in ("present", "unknown", "absent")}
-    page.row("Causes", f"{counts['present']} present, {counts['unknown']} unknown, {counts['absent']} excluded")
-    for finding in e.findings:
-        if finding.status == "present":
-            said = phrase(finding, e.findings)
-            page.row(f"  {finding.code}", f"{said[0][0]}: {said[0][1]}", "red")
-            for label, text in said[1:]:
-                page.row("", f"{label}: {text}")
+    open_ = f": {spans(not_excluded(e.findings))}" if counts["unknown"] else ""
+    page.row("Causes", f"{counts['present']} present, {counts['absent']} excluded, {counts['unknown']} not excluded{open_}")
 
 
 def _actions(page: Page, e: Evidence, folder: Path) -> None:
-    for number, action in enumerate(next_actions(e)[:_MOST_ACTIONS], 1):
-        page.row("Next" if number == 1 else "", f"{number}. {action.action}")
+    helped = {sentence(f.remedy): f.code for f in e.findings if f.status == "present"}
+    actions = next_actions(e)[:_MOST_ACTIONS]
+    for number, action in enumerate(actions, 1):
+        code = helped.get(sentence(action.action))
+        page.row("Next" if number == 1 else "", f"{number}. {f'Mend {code}: its help says how.' if code else action.action}")
         page.line(" " * (_INDENT + 3) + _in_place(action.command, folder))
-    page.line("")
+    if actions:
+        page.line("")
 
 
 def _in_place(command: str, folder: Path) -> str:
@@ -154,21 +164,36 @@ def show_style(found: Style, console: Console | None = None) -> None:
     page.row("Style", style_line(found), {"yes": "bold green", "no": "bold red"}.get(found.closer, "bold yellow"))
 
 
-def show_stage(result: Mapping[str, Any], console: Console | None = None) -> None:
-    """What `galvan prepare` and `galvan train` did: documents by split, warnings of the audit, steps, and where it lies."""
+def show_diagnostics(some: Sequence[Diagnostic], console: Console | None = None) -> None:
+    """One after the other, an empty line after each."""
     page = Page(console or Console(highlight=False))
-    audit, training = result.get("audit") or {}, result.get("training")
-    for name, part in (audit.get("splits") or {}).items():
-        page.row(
-            str(name),
-            f"{plural(int(part['documents']), 'document')} from {plural(int(part['sources']), 'source')}, {int(part['words']['total']):,} words",
-        )
-    for warning in audit.get("warnings") or []:
-        page.row("Caution", str(warning["message"]), "yellow")
+    for found in some:
+        page.diagnostic(found)
+        page.line("")
+
+
+def show_stage(result: Mapping[str, Any], before: Sequence[str], console: Console | None = None) -> None:
+    """What `galvan prepare` and `galvan train` did: documents by split, what was left out, `before` training, what was remarked, steps."""
+    page = Page(console or Console(highlight=False))
+    audit, training = result["audit"], result.get("training")
+    page.row(
+        "Text",
+        f"{plural(audit['documents'], 'document')}, {audit['words']['total']:,} words, {audit['tokens']['total']:,} tokens "
+        f"from {plural(audit['sources'], 'source')}",
+    )
+    for name, part in audit["splits"].items():
+        if part["documents"]:
+            page.row(f"  {name}", f"{plural(part['documents'], 'document')}, {part['tokens']['total']:,} tokens")
+    for word, some in (("Left out", audit["removed"]), ("Changed", audit["changed"])):
+        for number, (reason, those) in enumerate(some.items()):
+            page.row(word if number == 0 else "", f"{those['count']:,}, {reason}")
+    for number, line in enumerate(before):
+        page.row("Training" if number == 0 else "", line)
+    page.line("")
+    show_diagnostics(of_stage(result), console)
     if training:
         page.row(
-            "Training",
-            f"{plural(int(training['steps']), 'step')}, {int(training['tokens']):,} tokens, {int(training['trainable_parameters']):,} "
-            f"of {int(training['total_parameters']):,} parameters",
+            "Trained",
+            f"{training['trainable_parameters']:,} of {training['total_parameters']:,} parameters, {plural(training['steps'], 'step')}, {training['tokens']:,} tokens",
         )
     page.line(f"  {result['run']}")

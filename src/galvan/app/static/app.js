@@ -31,7 +31,7 @@ if (playground) playground.addEventListener("submit", async (event) => {
       for (const line of lines.filter(Boolean)) {
         const news = JSON.parse(line);
         if (news.problem) said = news.problem;
-        for (const [arm, side] of Object.entries(sides)) if (arm in news) side.textContent = news[arm];
+        for (const [arm, side] of Object.entries(sides)) if (arm in news) side.textContent = news[arm].trimStart();
       }
     }
     status.textContent = answer.ok ? said : "Not done: load the page again.";
