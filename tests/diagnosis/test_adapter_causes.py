@@ -18,7 +18,7 @@ from torch import nn
 from galvan.data.tokens import TokenRow
 from galvan.diagnosis.catalogue import Facts, Scores, Training, causes, diagnose, refusal
 from galvan.diagnosis.outcome import CurveSeen, Outcome
-from galvan.diagnosis.run_facts import RunFacts, Tokens
+from galvan.diagnosis.run_facts import LeftOut, RunFacts, Tokens
 from galvan.measure.course import Course, Restart, course
 from galvan.measure.facts import (
     AdapterState,
@@ -157,8 +157,10 @@ FAULTS: dict[str, tuple[str, Facts]] = {
     "nothing moved, and the file is zero": ("D03", dead_file(still=8)),
     "nothing moved, and the file is zero in bfloat16": ("D03", dead_file(("BF16",), still=8, changed_share=0.0)),
     "optimizer holds half": ("D03", record(optimizer_parameters=256)),
+    "optimizer holds other parameters for half, and clears only those": ("D03", log(still=3, gradient_left=0.6)),
     "all masked": ("D04", Facts(HEALTHY, run=RunFacts(tokens=with_(TOKENS, supervised_tokens=0)))),
     "most rows masked": ("D04", Facts(HEALTHY, run=RunFacts(tokens=with_(TOKENS, masked_rows=80)))),
+    "most rows left out": ("D04", Facts(HEALTHY, run=RunFacts(tokens=with_(TOKENS, shape="token ids"), left_out=LeftOut(80, 72)))),
     "loss 0": ("D04", log(zero=(5, 10))),
     "rate 1e-6": ("D05", log(peak_rate=1e-6)),
     "hardly moved": ("D05", file(modules=(with_(MODULE, max_abs_b=1e-7),))),
@@ -205,6 +207,41 @@ def test_low_rate_and_few_steps_are_no_fault_where_the_model_learned() -> None:
     assert present(Facts(log(steps=3, peak_rate=1e-6).integrity, outcome=learned)) == ["D05", "D06"]
     gain = paired_gain([30.0 + i for i in range(20)], [27.0 + i for i in range(20)], [10] * 20, margin=0.01)
     assert present(Facts(log(steps=3, peak_rate=1e-6, warmup_share=0.9).integrity, outcome=with_(learned, probe=gain))) == []
+
+
+def gained(share: float, margin: float = 0.01) -> Any:
+    """A gain of `share` of the NLL, the same in each of twenty documents."""
+    return paired_gain([30.0 + i for i in range(20)], [(30.0 + i) * (1 - share) for i in range(20)], [10] * 20, margin=margin)
+
+
+def test_what_little_a_run_learned_does_not_excuse_a_few_small_steps_or_a_warm_up_without_end() -> None:
+    learned = Outcome(probe=gained(0.01), test=gained(0.01))
+    small = with_(FILES, modules=(with_(MODULE, max_abs_b=7e-4),))
+    few = with_(HEALTHY, files=small, recorded=with_(RECORD, course=with_(COURSE, steps=5)))
+    assert present(Facts(few, outcome=learned)) == ["D06"]
+    assert present(Facts(with_(few, files=FILES), outcome=learned)) == []  # its five steps were large ones
+    warm = log(warmup_share=0.9).integrity
+    assert present(Facts(warm, outcome=learned)) == ["D07"]
+    settled = with_(learned, curve=CurveSeen("saturated", "", 50, 100))
+    assert present(Facts(warm, outcome=settled)) == []
+
+
+def test_held_out_text_that_gains_nothing_although_training_text_does_a_little_is_no_headroom() -> None:
+    equal = paired_gain([30.0 + i for i in range(20)], [30.0 + i + 0.01 * (-1) ** i for i in range(20)], [10] * 20, margin=0.01)
+    assert equal.verdict == "equivalent"
+    assert present(Facts(HEALTHY, outcome=Outcome(probe=gained(0.01), test=equal))) == ["D11"]
+    assert present(Facts(HEALTHY, outcome=Outcome(probe=gained(0.01), test=gained(0.01)))) == []
+    assert present(Facts(log(peak_rate=1e-6).integrity, outcome=Outcome(probe=gained(0.01), test=equal))) == []
+
+
+def test_rows_without_text_are_masked_rows_only_where_rows_bring_labels() -> None:
+    assert status(Facts(HEALTHY, run=RunFacts(tokens=TOKENS, left_out=LeftOut(80, 72))), "D04") == "absent"
+
+
+def test_an_outcome_comes_after_the_cause_that_explains_it() -> None:
+    lost = Outcome(retention={"forgot": True, "neutral_perplexity_change_percent": 40.0, "kl_nats": 0.5})
+    found = [f for f in diagnose(Facts(log(highest_loss=12.0, last_loss=9.0).integrity, outcome=lost)) if f.status == "present"]
+    assert [(f.code, f.certainty) for f in found] == [("D12", "very likely"), ("I02", "certain")]
 
 
 def test_long_prompts_are_not_masked_rows() -> None:

@@ -201,6 +201,11 @@ def test_a_merge_that_changes_likelihoods_is_not_used(monkeypatch: pytest.Monkey
     assert merged_copy(tuned.to(torch.bfloat16), PROMPTS)[1].reason == "the weights are not float32 throughout"
 
 
+def test_an_adapter_with_biases_that_its_base_lacks_is_not_merged_and_no_error() -> None:
+    tuned = move(wrap(tiny_llama(5), lora_bias=True)).eval()
+    assert merged_copy(tuned, PROMPTS) == (None, generation.MergeFacts(False, "PEFT cannot merge this kind of adapter"))
+
+
 # ---- prompts ----
 
 
