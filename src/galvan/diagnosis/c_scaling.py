@@ -80,7 +80,7 @@ def _best_multiplier(function: FunctionFacts | None) -> str | None:
     symptom="No effect at all (scale zero), or one that is too strong or too weak.",
     proof="alpha and r stand in adapter_config.json, alpha / r is greater than zero in every module, and alpha is the one "
     "recorded in training.",
-    remedy='write the r and lora_alpha of training into adapter_config.json (for example "r": 8, "lora_alpha": 16) and run '
+    remedy='write the r and lora_alpha of training, which its script or log has, into adapter_config.json (for example "r": 8, "lora_alpha": 16) and run '
     "`galvan check BASE ADAPTER`",
     settle="Score with the scale multiplied by 0, 0.5, 1, 1.5 and 2: the right scale has its lowest NLL near 1.",
     sources=["mlx-vlm#845", "mlx-vlm PR #986", "mlx-examples PR #623"],
