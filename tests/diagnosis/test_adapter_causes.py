@@ -226,6 +226,19 @@ def test_what_little_a_run_learned_does_not_excuse_a_few_small_steps_or_a_warm_u
     assert present(Facts(warm, outcome=settled)) == []
 
 
+def test_a_rate_somewhat_below_the_usual_is_suspected_where_nothing_was_learned_and_then_steps_are_not() -> None:
+    somewhat = log(peak_rate=5e-5, steps=30).integrity
+    found = [(f.code, f.certainty) for f in diagnose(Facts(somewhat, outcome=IDLE)) if f.status == "present"]
+    assert found == [("D05", "likely")]
+    assert present(Facts(somewhat, outcome=Outcome(probe=gained(0.05), test=gained(0.05)))) == []
+
+
+def test_forgetting_under_a_scale_that_is_suspected_is_less_sure_than_that() -> None:
+    lost = Outcome(retention={"forgot": True, "neutral_perplexity_change_percent": 40.0, "kl_nats": 0.5})
+    found = [f for f in diagnose(dataclasses.replace(swept(0.25, True), outcome=lost)) if f.status == "present"]
+    assert [(f.code, f.certainty) for f in found] == [("C01", "likely"), ("I02", "likely")]
+
+
 def test_held_out_text_that_gains_nothing_although_training_text_does_a_little_is_no_headroom() -> None:
     equal = paired_gain([30.0 + i for i in range(20)], [30.0 + i + 0.01 * (-1) ** i for i in range(20)], [10] * 20, margin=0.01)
     assert equal.verdict == "equivalent"

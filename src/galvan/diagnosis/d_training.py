@@ -14,6 +14,7 @@ from galvan.diagnosis.thresholds import (
     SHORT_MOVE,
     SHORT_RUN,
     SPIKE,
+    USUAL_RATES,
     WARMUP_SHARE,
 )  # fmt: skip
 from galvan.measure.facts import FileFacts
@@ -229,6 +230,8 @@ def rate_too_low(facts: Facts) -> Answer:
         said = f"The highest learning rate was {seen.peak_rate:.2g}, the sum over all steps {seen.integrated_rate:.2g}."
         if seen.peak_rate <= LOW_RATES[method]:
             return _by_idle(facts, evidence(said, moved, _relative(facts.files)), [])
+        if seen.peak_rate < USUAL_RATES[method] and idle(facts):
+            return present(evidence(said, moved, _idle_says(facts)), ["It is not far below a usual one."], "likely")
         return absent(evidence(said, moved))
     if travelled is None or method == "full":
         return unknown("the learning rate; no log of training was given.")
@@ -266,7 +269,7 @@ def too_few_steps(facts: Facts) -> Answer:
         if moved:  # what little it learned does not excuse it
             return present([*said, moved], evidence(_idle_says(facts)), "likely")
         return _by_idle(facts, said, [])
-    slow = seen is not None and seen.peak_rate is not None and seen.peak_rate <= LOW_RATES[_method(facts)]
+    slow = seen is not None and seen.peak_rate is not None and seen.peak_rate < USUAL_RATES[_method(facts)]
     if (steps < SHORT_RUN and idle(facts) and not slow) or (kind == "under-trained" and idle(facts) is not False):
         return present([*said, *evidence(_idle_says(facts))], [], "likely")
     return absent(said, [], "very likely")
@@ -388,7 +391,7 @@ def nothing_to_learn(facts: Facts) -> Answer:
     if (found is None and not equal) or seen is None or seen.peak_rate is None:
         return unknown("whether training text became likelier at a usual learning rate.", evidence(said))
     other = evidence(
-        f"The highest learning rate was only {seen.peak_rate:.2g}." if seen.peak_rate <= LOW_RATES[_method(facts)] else None,
+        f"The highest learning rate was only {seen.peak_rate:.2g}." if seen.peak_rate < USUAL_RATES[_method(facts)] else None,
         f"Only {seen.steps} steps were made." if seen.steps < SHORT_RUN else None,
         f"Warm-up took {seen.warmup_share:.0%} of them." if (seen.warmup_share or 0) >= WARMUP_SHARE else None,
         "Parts of the model got no gradient or did not move." if seen.silent or seen.still else None,

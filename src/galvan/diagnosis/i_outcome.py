@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from galvan.diagnosis.asking import learned_elsewhere, test_gain
+from galvan.diagnosis.c_scaling import rslora_flag
 from galvan.diagnosis.catalogue import Answer, Facts, absent, cause, evidence, present, unknown
 from galvan.diagnosis.outcome import Outcome
 from galvan.diagnosis.thresholds import FEWEST_SEEDS
@@ -77,6 +78,8 @@ def forgot(facts: Facts) -> Answer:
             return present(
                 because, [f"{elsewhere} An adapter on another base than its own (A10) ruins neutral text as well."], "likely"
             )
+        if rslora_flag(facts).certainty == "likely":
+            return present(because, ["A wrong scale (C01) makes neutral text less likely as well."], "likely")
         return present(because)
     if said is False:
         return absent(figures or ["On neutral text the tuned model is the base's equal, within the margin for forgetting."])
