@@ -243,6 +243,9 @@ def test_held_out_text_that_gains_nothing_although_training_text_does_a_little_i
     equal = paired_gain([30.0 + i for i in range(20)], [30.0 + i + 0.01 * (-1) ** i for i in range(20)], [10] * 20, margin=0.01)
     assert equal.verdict == "equivalent"
     assert present(Facts(HEALTHY, outcome=Outcome(probe=gained(0.01), test=equal))) == ["D11"]
+    hardly_worse = paired_gain([30.0 + i for i in range(20)], [30.005 + i for i in range(20)], [10] * 20, margin=0.01)
+    assert hardly_worse.verdict == "worse"
+    assert present(Facts(HEALTHY, outcome=Outcome(probe=gained(0.01), test=hardly_worse))) == ["D11"]
     assert present(Facts(HEALTHY, outcome=Outcome(probe=gained(0.01), test=gained(0.01)))) == []
     assert present(Facts(log(peak_rate=1e-6).integrity, outcome=Outcome(probe=gained(0.01), test=equal))) == []
 

@@ -51,6 +51,11 @@ def test_gain(facts: Facts) -> Gain | None:
     return facts.outcome.test if facts.outcome else None
 
 
+def practically_equal(gain: Gain | None) -> bool:
+    """The whole interval lies within the margin, whichever verdict that has."""
+    return gain is not None and gain.ci95 is not None and -gain.margin < gain.ci95.low and gain.ci95.high < gain.margin
+
+
 def reading(facts: Facts) -> Reading:
     """What the reported perplexities turn out to be; nothing where none was reported or nothing was scored."""
     here = run(facts)

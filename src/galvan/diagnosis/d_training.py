@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from galvan.diagnosis.asking import practically_equal
 from galvan.diagnosis.catalogue import Answer, Facts, absent, cause, evidence, present, unknown
 from galvan.diagnosis.thresholds import (
     FEW_STEPS,
@@ -382,7 +383,7 @@ def gradients_not_cleared(facts: Facts) -> Answer:
 def nothing_to_learn(facts: Facts) -> Answer:
     found, said, seen = idle(facts), _idle_says(facts), facts.course
     test = facts.outcome.test if facts.outcome else None
-    equal = test is not None and test.verdict == "equivalent"
+    equal = practically_equal(test)
     if found is False and not equal:
         return absent(evidence(said))
     probe = facts.outcome.probe if facts.outcome else None
