@@ -18,7 +18,6 @@ DEVELOPMENT = (Setting("llama", "letters-1", 0), Setting("llama", "letters-2", 1
 HELD_OUT = (Setting("mistral", "letters-3", 10), Setting("llama", "docstrings", 11), Setting("mistral", "code", 12))
 EVERYWHERE = (*DEVELOPMENT, *HELD_OUT)
 SOME = (*DEVELOPMENT[:2], *HELD_OUT[1:])  # of each part enough to see whether a case holds: where a whole run is trained for it
-TRAINED = SOME
 SPARK = (Setting("spark", "letters-1", 20),)
 
 

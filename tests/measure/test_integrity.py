@@ -221,7 +221,13 @@ def test_a_check_opens_no_connection_and_no_pickle_and_runs_no_code_beside_the_w
         (adapter / name).write_text(f"open({str(mark)!r}, 'w')", encoding="utf-8")
     for name in ("adapter_model.bin", "training_args.bin", "optimizer.pt", "pytorch_model.bin"):
         (adapter / name).write_bytes(b"cos\nsystem\n(S'true'\ntR.")
-    for owner, name in ((socket.socket, "connect"), (socket, "getaddrinfo"), (torch, "load"), (pickle, "load"), (pickle, "Unpickler")):
+    for owner, name in (
+        (socket.socket, "connect"),
+        (socket, "getaddrinfo"),
+        (torch, "load"),
+        (pickle, "load"),
+        (pickle, "Unpickler"),
+    ):
         monkeypatch.setattr(owner, name, forbidden)
     found = check(base, at(adapter), CPU)
     assert found.function is not None and not mark.exists()

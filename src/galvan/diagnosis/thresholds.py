@@ -37,7 +37,10 @@ LOW_RATES: Final = {
     "lora": 2e-5,
     "full": 2e-7,
 }  # peak learning rates up to which hardly anything is learned (D05; METHODS 8, cause E)
-USUAL_RATES: Final = {"lora": 1e-4, "full": 1e-6}  # peak learning rates from which one is usual; below, one that taught nothing is suspected (D05)
+USUAL_RATES: Final = {
+    "lora": 1e-4,
+    "full": 1e-6,
+}  # peak learning rates from which one is usual; below, one that taught nothing is suspected (D05)
 HIGH_RATES: Final = {"lora": 3e-3, "full": 3e-3}  # peak learning rates from which a run that got worse was driven too hard (D12)
 LEAST_MOVE: Final = 2e-5  # with Adam no entry of lora_B travels further than the sum of the rates: below one usual step (D05)
 SHORT_MOVE: Final = 1e-3  # below some ten usual steps (D05, D06)
