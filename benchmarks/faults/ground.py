@@ -184,7 +184,7 @@ def recipe(out: Path, setting: Setting, changes: dict[str, Any] | None = None) -
     tree: dict[str, Any] = {
         "name": "case",
         "seed": setting.seed,
-        "data": {"source": str(source), "document_tokens": DOCUMENT_TOKENS, "maximum_documents": 160 if setting.text.startswith("letters") else 100,
+        "data": {"source": str(source), "document_tokens": DOCUMENT_TOKENS, "maximum_documents": 100 if setting.text == "code" else 160,
                  "split": {"validation": 0.125, "test": 0.25}},
         "model": {"base": str(base_folder(out, setting.base)), "device": "cpu", "dtype": "float32"},
         "training": {"method": "lora", "lora": {"rank": 8, "alpha": 16.0}, "epochs": 4.0, "learning_rate": 0.01, "batch_size": 4,

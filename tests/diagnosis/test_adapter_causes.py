@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,7 @@ FAULTS: dict[str, tuple[str, Facts]] = {
     "other shapes": ("A10", file(ill_shaped=("x.lora_A.weight",))),
     "unrelated weights below": ("A10", live(under_adapter=with_(APART, relative=1.4, cosine=0.0))),
     "classifier": ("A11", file(task_type="SEQ_CLS")),
+    "classifier with a head of its own": ("A11", file(task_type="SEQ_CLS", unexpected_keys=("base_model.model.score.weight",))),
     "without its head": ("A11", file(renames=("no model.",), **UNFIT)),
     "other dtype": ("A12", live(tuned_load=Load("bfloat16", None, "sdpa"))),
     "one arm in 4 bits": ("A12", live(under_adapter=with_(APART, coarser=True))),
@@ -148,6 +150,7 @@ FAULTS: dict[str, tuple[str, Facts]] = {
     "infinite likelihood": ("C06", Facts(with_(FOREIGN, function=with_(FUNCTION, finite=False)))),
     "loss not finite": ("C06", log(not_finite=(7,))),
     "bfloat16 steps vanish": ("C07", Facts(with_(HEALTHY, files=with_(FILES, dtypes=("BF16",)), recorded=with_(RECORD, course=with_(COURSE, changed_share=0.02))))),
+    "two DoRAs merged, and what is kept of one is known": ("C08", Facts(Integrity(with_(FILES, use_dora=True), with_(LIVE, base=OFF, tuned_wraps_base=False, shared_tensors=0, tuned=with_(ON, merged=("a", "b"), uses_dora=True), in_merge=Share(0.4, 0.1, 4))))),
     "two DoRAs merged": ("C08", Facts(Integrity(with_(FILES, use_dora=True), with_(LIVE, tuned_wraps_base=False, shared_tensors=0, tuned=with_(ON, merged=("a", "b"), uses_dora=True))))),
     "no gradient below": ("D01", file(modules=(MODULE, with_(MODULE, max_abs_b=0.0)))),
     "no gradient at all, by the log": ("D01", Facts(Integrity(with_(FILES, modules=(with_(MODULE, max_abs_b=0.0),)), recorded=with_(RECORD, course=with_(COURSE, silent=("x.lora_B",)))))),
@@ -168,11 +171,14 @@ FAULTS: dict[str, tuple[str, Facts]] = {
     "all warm-up": ("D07", log(warmup_share=0.7)),
     "offloaded": ("D08", Facts(Integrity(with_(FILES, modules=(with_(MODULE, max_abs_b=0.0), MODULE)), recorded=Recorded(sharded=("global_step5",))))),
     "padded batch without gradient": ("D09", log(first_norm=0.0, largest_norm=0.0, median_norm=0.0)),
+    "joined rows without gradient": ("D09", dataclasses.replace(
+        dead_file(silent=("a", "b", "c", "d"), first_norm=0.0, largest_norm=0.0, median_norm=0.0), run=RunFacts(settings={"training": {"batch_size": 4}}))),
     "not cleared": ("D10", log(gradient_left=0.8)),
     "nothing to learn": ("D11", Facts(HEALTHY, outcome=IDLE)),
     "diverged": ("D12", log(highest_loss=12.0, last_loss=9.0)),
 }  # fmt: skip
 BESIDE = {
+    "joined rows without gradient": {"D01"},
     "offloaded": {"D01"}, "no gradient norm at all, by a Trainer's log": {"D09"}, "unloaded wrapper over the base": {"A09"},
     "nothing moved, and the file is zero in bfloat16": {"C07"},
 }  # fmt: skip
@@ -252,6 +258,27 @@ def test_held_out_text_that_gains_nothing_although_training_text_does_a_little_i
 
 def test_rows_without_text_are_masked_rows_only_where_rows_bring_labels() -> None:
     assert status(Facts(HEALTHY, run=RunFacts(tokens=TOKENS, left_out=LeftOut(80, 72))), "D04") == "absent"
+
+
+def test_losses_that_a_trainer_multiplied_are_known_from_its_log_beside_the_adapter() -> None:
+    trained = Outcome(probe=gained(0.1), test=gained(0.1))
+    assert trained.probe is not None
+    base = math.log(trained.probe.base_perplexity)
+
+    def logged(first: float, evaluated: float) -> Facts:
+        seen = with_(
+            COURSE,
+            first_loss=first * base,
+            last_loss=first * base * 0.9,
+            highest_loss=first * base,
+            first_step=1,
+            first_eval_step=0,
+            first_eval=evaluated * base,
+        )
+        return Facts(with_(FOREIGN, recorded=Recorded("transformers", course=seen)), outcome=trained)
+
+    for first, evaluated, wanted in ((4.05, 1.0, {"F02"}), (1.0, 2.0, {"F04"}), (1.0, 1.0, set()), (1.3, 1.2, set())):
+        assert {f.code for f in diagnose(logged(first, evaluated)) if f.status == "present"} == wanted
 
 
 def test_an_outcome_comes_after_the_cause_that_explains_it() -> None:

@@ -90,7 +90,14 @@ def _better_name(files: FileFacts) -> str | None:
         return "The names fit once `lora_` is put back, which is B03."
     if NO_MODEL in by:
         return "The names fit once `model.` is put in, which is A11."
+    if other_task(files):
+        return f"The adapter was made for {shown(str(files.task_type), 40)}, which is A11."
     return None
+
+
+def other_task(files: FileFacts) -> bool:
+    """adapter_config.json names another task than a causal language model's."""
+    return files.task_type not in (None, "CAUSAL_LM")
 
 
 @cause(

@@ -134,6 +134,8 @@ def scale_missing(facts: Facts) -> Answer:
 def rounded_away(facts: Facts) -> Answer:
     live, files = facts.live, facts.files
     kept = live.in_merge if live else None
+    if kept is not None and live is not None and live.tuned.uses_dora and len(live.tuned.merged) > 1:
+        return absent(["Several DoRA adapters are merged, which is C08."], [], "very likely")
     if kept is not None:
         return _kept(kept)
     if files is not None and files.kind == "full":

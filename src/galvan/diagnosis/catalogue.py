@@ -33,6 +33,7 @@ FAMILIES = {
     "H": "Generation",
     "I": "Outcome",
 }
+TOO_SMALL = "G10"  # what could not be seen comes after what was
 _STATUSES = ("present", "unknown", "absent")
 
 
@@ -261,9 +262,9 @@ def diagnose(facts: Facts) -> list[Finding]:
     return sorted(findings, key=_rank)
 
 
-def _rank(finding: Finding) -> tuple[int, int, bool]:
+def _rank(finding: Finding) -> tuple[int, int, bool, bool]:
     word, judges = CERTAINTIES.index(finding.certainty), _REGISTERED[finding.code][0].judges
-    return _STATUSES.index(finding.status), max(word, 1) if judges else word, judges
+    return _STATUSES.index(finding.status), max(word, 1) if judges else word, judges, finding.code == TOO_SMALL
 
 
 def _finding(row: Cause, answer: Answer, stop: str | None) -> Finding:

@@ -91,6 +91,12 @@ def no_gradient(facts: Facts) -> Answer:
     modules = files.modules if files else ()
     dead = files.dead_modules if files else []
     zeros = f"In the file lora_B is zero in {len(dead)} of {len(modules)} modules (first: {shown(dead[0], 100)})." if dead else None
+    if seen is not None and dead and _joined_rows(facts):
+        return present(
+            evidence(zeros),
+            ["No factor at all got a gradient, and rows were joined in a pass: D09 explains that as well."],
+            "likely",
+        )
     if seen is not None and seen.silent and (dead or not modules):
         first = (
             f"At the first step {len(seen.silent)} of {seen.factors} factors got no gradient (first: {shown(seen.silent[0], 120)})."
@@ -109,6 +115,13 @@ def no_gradient(facts: Facts) -> Answer:
     if modules:
         return absent([f"In the file lora_B is zero in none of {len(modules)} modules."])
     return unknown("the gradients of training, or the adapter's values.")
+
+
+def _joined_rows(facts: Facts) -> bool:
+    """Not one gradient in the whole run, though the backward pass ran, and several rows a pass: a cut graph leaves some factor its gradient."""
+    seen, size = facts.course, facts.run.setting("training.batch_size") if facts.run else None
+    silent = seen is not None and 0 < seen.factors == len(seen.silent) and seen.largest_norm == 0
+    return silent and isinstance(size, int) and size > 1
 
 
 @cause(
@@ -341,7 +354,11 @@ def no_gradient_in_batches(facts: Facts) -> Answer:
     if seen.largest_norm == 0:
         alone = size == 1
         said = f"The gradient norm was 0 at every logged step, over {seen.steps} steps."
-        return absent(["Each pass held one row."], [said]) if alone else present([said], [], "likely")
+        return (
+            absent(["Each pass held one row."], [said])
+            if alone
+            else present([said], [], "very likely" if _joined_rows(facts) else "likely")
+        )
     if isinstance(size, int) and size > 1 and not seen.silent:
         return absent(
             [f"With {size} rows a batch the gradient norm was {seen.first_norm:.2g} at the first step, and in no factor 0."]
