@@ -178,7 +178,6 @@ FAULTS: dict[str, tuple[str, Facts]] = {
     "diverged": ("D12", log(highest_loss=12.0, last_loss=9.0)),
 }  # fmt: skip
 BESIDE = {
-    "joined rows without gradient": {"D01"},
     "offloaded": {"D01"}, "no gradient norm at all, by a Trainer's log": {"D09"}, "unloaded wrapper over the base": {"A09"},
     "nothing moved, and the file is zero in bfloat16": {"C07"},
 }  # fmt: skip

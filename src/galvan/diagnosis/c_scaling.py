@@ -138,6 +138,8 @@ def rounded_away(facts: Facts) -> Answer:
         return absent(["Several DoRA adapters are merged, which is C08."], [], "very likely")
     if kept is not None:
         return _kept(kept)
+    if files is not None and files.kind == "full" and facts.trained is not None:
+        return absent(["It came out of this training, and nothing was merged."], [], "very likely")
     if files is not None and files.kind == "full":
         if live is None or live.changed_entries is None:
             return unknown("which weights differ from the base's.")
@@ -295,7 +297,9 @@ def steps_round_away(facts: Facts) -> Answer:
         )
     if live is not None and live.changed_entries is not None and files is not None and files.kind == "full" and coarse:
         said = f"{live.changed_entries:.1%} of the entries of the changed matrices differ from the base's."
-        return present([said], [], "likely") if live.changed_entries < CHANGED_ENTRIES else absent([said])
+        if live.changed_entries < CHANGED_ENTRIES:
+            return unknown("whether steps of training rounded away, or a merge (C03); no log of training was given.", [said])
+        return absent([said])
     if files is not None and files.dtypes and not coarse:
         return absent([f"The trained weights are kept in {', '.join(files.dtypes)}."], [], "very likely")
     return unknown(

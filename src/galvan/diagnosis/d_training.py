@@ -92,10 +92,9 @@ def no_gradient(facts: Facts) -> Answer:
     dead = files.dead_modules if files else []
     zeros = f"In the file lora_B is zero in {len(dead)} of {len(modules)} modules (first: {shown(dead[0], 100)})." if dead else None
     if seen is not None and dead and _joined_rows(facts):
-        return present(
+        return unknown(
+            "whether the graph was cut; no factor at all got a gradient, and several rows a pass (D09) explain that.",
             evidence(zeros),
-            ["No factor at all got a gradient, and rows were joined in a pass: D09 explains that as well."],
-            "likely",
         )
     if seen is not None and seen.silent and (dead or not modules):
         first = (
@@ -276,6 +275,8 @@ def too_few_steps(facts: Facts) -> Answer:
     falling = (
         seen is not None and seen.last_drop is not None and seen.last_drop_se is not None and seen.last_drop > 2 * seen.last_drop_se
     )
+    if seen is not None and (seen.moved_nothing or seen.largest_norm == 0):
+        return absent(["Nothing moved at all, so that more steps would not have helped."], [f"{steps} steps were made."])
     said = [f"{steps} steps were made.", *evidence("The loss was still falling at the end." if falling else None)]
     if steps < FEW_STEPS:
         short = travelled is not None and travelled < SHORT_MOVE and idle(facts) is False

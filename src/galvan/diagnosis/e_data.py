@@ -66,20 +66,19 @@ def _stops(facts: Facts) -> str | None:
 )
 def template_differs(facts: Facts) -> Answer:
     tokens, asked = run(facts).tokens, prompts(facts)
-    cut = ["A boundary that is cut differently in context explains it (E05)."] if notices(facts, "E05") else []
+    cut = "whether more than the boundary of prompt and answer differs, which is cut differently in context (E05)."
     if asked is not None and asked.prefix_of_training < asked.checked:
         others = asked.checked - asked.prefix_of_training
-        return present(
-            [f"Of {asked.checked} prompts that texts were generated from, {others} are not how their training row begins."],
-            cut,
-            "likely" if cut else "certain",
-        )
+        text = f"Of {asked.checked} prompts that texts were generated from, {others} are not how their training row begins."
+        return unknown(cut, [text]) if notices(facts, "E05") else present([text])
     if tokens is None:
         return unknown(NO_TOKENS)
     said = notices(facts, "E02")
     if said:
         differs = [sentence for sentence in said if "not how its training row begins" in sentence]
-        return present([*differs, *(s for s in said if s not in differs)], cut, "certain" if differs and not cut else "likely")
+        if differs and notices(facts, "E05"):
+            return unknown(cut, differs)
+        return present([*differs, *(s for s in said if s not in differs)], [], "certain" if differs else "likely")
     if tokens.shape == "plain text":
         return absent(["The training rows are plain text, to which no template is applied; they are scored as they are."])
     return absent(
