@@ -56,7 +56,7 @@ class Setting:
 
     @property
     def part(self) -> str:
-        held = self.base in ("mistral", "spark") or self.text in ("docstrings", "code", "letters-3") or self.seed >= 10
+        held = self.base in ("mistral", "spark") or self.text in ("docstrings", "letters-3") or self.seed >= 10
         return HELD_OUT if held else DEVELOPMENT
 
     @property
@@ -85,13 +85,6 @@ def docstrings() -> list[tuple[str, str]]:
     return _fresh([(" ".join(p.split()), name) for p, name in found if len(p.split()) > 25])
 
 
-@cache
-def code() -> list[tuple[str, str]]:
-    """(function, module) of the source of Python's own modules, without comments or layout."""
-    found = [(" ".join(ast.unparse(node).split()), name) for name in _MODULES for node in _nodes(name, ast.FunctionDef)]
-    return _fresh([(text, name) for text, name in found if 25 < len(text.split()) < 80])
-
-
 def _fresh(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """Without what shares eight words with an earlier one: modules quote one another."""
     seen: set[tuple[str, ...]] = set()
@@ -107,11 +100,11 @@ def _fresh(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 @cache
 def passages(text: str) -> list[tuple[str, str]]:
-    """(text, source) rows of a text: `manual`, `docstrings`, `code`, `encyclopaedic` or `letters-1` to `letters-3`, two hands each."""
+    """(text, source) rows of a text: `manual`, `docstrings`, `encyclopaedic` or `letters-1` to `letters-3`, two hands each."""
     if text == "manual":
         return [(p, "manual") for p in manual()[::6]]
-    if text in ("docstrings", "code"):
-        return (docstrings() if text == "docstrings" else code())[:160]
+    if text == "docstrings":
+        return docstrings()[:160]
     if text == "encyclopaedic":
         rows = [json.loads(line) for line in (ASSETS / "plain.jsonl").read_text(encoding="utf-8").splitlines()]
         return [(row["text"], row["id"]) for row in rows if row["register"] == text]
@@ -184,7 +177,7 @@ def recipe(out: Path, setting: Setting, changes: dict[str, Any] | None = None) -
     tree: dict[str, Any] = {
         "name": "case",
         "seed": setting.seed,
-        "data": {"source": str(source), "document_tokens": DOCUMENT_TOKENS, "maximum_documents": 100 if setting.text == "code" else 160,
+        "data": {"source": str(source), "document_tokens": DOCUMENT_TOKENS, "maximum_documents": 160,
                  "split": {"validation": 0.125, "test": 0.25}},
         "model": {"base": str(base_folder(out, setting.base)), "device": "cpu", "dtype": "float32"},
         "training": {"method": "lora", "lora": {"rank": 8, "alpha": 16.0}, "epochs": 4.0, "learning_rate": 0.01, "batch_size": 4,
