@@ -1,6 +1,6 @@
 """Run the fault benchmark, print its tables and, after a full run, put them into docs/diagnosis.md.
 
-python -m benchmarks.faults [--slice | --full] [--out DIR] [--again] [--only TEXT] [--rounds N] [--freeze]
+python -m benchmarks.faults [--slice | --full] [--out DIR] [--again] [--only TEXT] [--on TEXT] [--freeze]
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ def main() -> None:
         help="Only cases of these codes, or whose names hold one of these texts (commas between); nothing is written to docs.",
     )
     parser.add_argument(
-        "--rounds", type=int, default=99, help="Only the first so many settings of each case; nothing is written to docs."
+        "--on", default="", help="Only settings of this part, or whose names hold this text; nothing is written to docs."
     )
     parser.add_argument("--freeze", action="store_true", help="Write what the words of certainty came to into galvan's assets.")
     given = parser.parse_args()
     out = given.out.resolve()
     parts = given.only.split(",")
     cases = [case for case in registered() if any(part in case.name or part == case.code for part in parts)]
-    wanted = runner.jobs(cases, given.rounds)
+    wanted = runner.jobs(cases, given.on)
     if given.slice:
         wanted = [(case, case.settings[0]) for case in cases if case.name in SLICE]
     runner.import_everything()
     results = list(runner.run_all(out, wanted, given.again))
-    whole = not given.slice and not given.only and given.rounds == 99
+    whole = not given.slice and not given.only and not given.on
     mended = remedies.measure(out, results) if whole else []
     text = page.markdown(results, mended)
     print(text)

@@ -17,7 +17,7 @@ Inject = Callable[[Place], Said]
 DEVELOPMENT = (Setting("llama", "letters-1", 0), Setting("llama", "letters-2", 1), Setting("llama", "letters-1", 2))
 HELD_OUT = (Setting("mistral", "letters-3", 10), Setting("llama", "docstrings", 11), Setting("mistral", "docstrings", 12))
 EVERYWHERE = (*DEVELOPMENT, *HELD_OUT)
-SOME = (*DEVELOPMENT[:2], *HELD_OUT[:2])  # of each part enough to see whether a case holds
+SOME = (*DEVELOPMENT[:2], *HELD_OUT[1:])  # of each part enough to see whether a case holds: where a whole run is trained for it
 SPARK = (Setting("spark", "letters-1", 20),)
 
 

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from benchmarks.faults import ground
-from benchmarks.faults.cases import fault
+from benchmarks.faults.cases import EVERYWHERE, SPARK, fault
 from benchmarks.faults.place import (
     Place,
     Said,
@@ -20,7 +20,7 @@ from benchmarks.faults.place import (
 )
 
 
-@fault("A09")
+@fault("A09", settings=(*EVERYWHERE, *SPARK))
 def tuned_is_the_base(place: Place) -> Said:
     """The folder given as the tuned model is a copy of the base."""
     return place.evaluate(Path(shutil.copytree(place.base, place.folder / "copy", dirs_exist_ok=True)))
@@ -42,7 +42,7 @@ def other_base_with_a_log(place: Place) -> Said:
     return place.evaluate(adapter, ground.base_folder(place.out, place.setting.base, seed=1))
 
 
-@fault("B01")
+@fault("B01", settings=(*EVERYWHERE, *SPARK))
 def keys_without_prefix(place: Place) -> Said:
     """The keys lack `base_model.model.`."""
     return place.evaluate(rename_keys(place.adapter(), lambda name: name.removeprefix("base_model.model.")))
@@ -60,7 +60,7 @@ def keys_of_another_model(place: Place) -> Said:
     return place.evaluate(rename_keys(place.adapter(), lambda name: name.replace("self_attn", "attention")))
 
 
-@fault("B02")
+@fault("B02", settings=(*EVERYWHERE, *SPARK))
 def compiled_keys(place: Place) -> Said:
     """torch.compile's `_orig_mod.` was saved in the keys."""
     return place.evaluate(
@@ -92,7 +92,7 @@ def filtered_twice(place: Place) -> Said:
     return place.evaluate(edit_tensors(place.adapter(), lambda tensors: {n: t for n, t in tensors.items() if ".default." in n}))
 
 
-@fault("B07", "D03", "D01")
+@fault("B07", "D03", "D01", settings=(*EVERYWHERE, *SPARK))
 def fresh_adapter_saved(place: Place) -> Said:
     """What was saved is what get_peft_model made: every lora_B is zero."""
     return place.evaluate(
@@ -153,7 +153,7 @@ def rslora_flag_made_up(place: Place) -> Said:
     return place.evaluate(edit_config(train_with_peft(place, place.folder / "adapter", r=16), use_rslora=True))
 
 
-@fault("C02")
+@fault("C02", settings=(*EVERYWHERE, *SPARK))
 def alpha_zero(place: Place) -> Said:
     """adapter_config.json says lora_alpha 0."""
     return place.evaluate(edit_config(place.adapter(), lora_alpha=0))
@@ -192,7 +192,7 @@ def applied_twice(place: Place) -> Said:
     return place.evaluate(adapter, place.folder / "merged")
 
 
-@fault("C06")
+@fault("C06", settings=(*EVERYWHERE, *SPARK))
 def not_a_number(place: Place) -> Said:
     """One weight is not a number, as after an overflow in half precision."""
 

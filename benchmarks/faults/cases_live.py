@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.faults.cases import fault
+from benchmarks.faults.cases import EVERYWHERE, SPARK, fault
 from benchmarks.faults.place import Place, Said, train_with_peft
 
 
@@ -14,7 +14,7 @@ def _wrapped(place: Place, base: Any) -> Any:
     return PeftModel.from_pretrained(base, place.healthy / "adapter")
 
 
-@fault("A01")
+@fault("A01", settings=(*EVERYWHERE, *SPARK))
 def base_by_its_old_name(place: Place) -> Said:
     """The base is evaluated after PeftModel.from_pretrained put the adapter into it."""
     base = place.model()
@@ -59,7 +59,7 @@ def adapter_not_loaded(place: Place) -> Said:
     return place.audit(place.model(), place.model())
 
 
-@fault("A06")
+@fault("A06", settings=(*EVERYWHERE, *SPARK))
 def adapter_disabled(place: Place) -> Said:
     """The adapter is loaded, and its layers are switched off."""
     tuned = _wrapped(place, place.model())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.faults import ground
-from benchmarks.faults.cases import fault
+from benchmarks.faults.cases import SOME, fault
 from benchmarks.faults.place import Place, Said, edit_config, edit_tensors, rename_keys
 
 
@@ -28,19 +28,19 @@ def fresh_on_another_base(place: Place) -> Said:
     return place.evaluate(adapter, ground.base_folder(place.out, place.setting.base, seed=1))
 
 
-@fault("D05+E06")
+@fault("D05+E06", settings=SOME)
 def little_and_cut(place: Place) -> Said:
     """A learning rate a thousandth of the right one, on truncated rows."""
     return place.run({"training.learning_rate": 1e-5, "training.document_tokens": 40})
 
 
-@fault("D06+D07")
+@fault("D06+D07", settings=SOME)
 def few_steps_all_warm_up(place: Place) -> Said:
     """A few steps, all of them warm-up."""
     return place.run({"training.epochs": 0.2, "training.warmup_ratio": 1.0, "training.learning_rate": 2e-4})
 
 
-@fault("I01+E06", "I02")
+@fault("I01+E06", "I02", settings=SOME)
 def memorised_and_cut(place: Place) -> Said:
     """Sixty epochs on few, truncated documents."""
     return place.run(
@@ -54,7 +54,7 @@ def memorised_and_cut(place: Place) -> Said:
     )
 
 
-@fault("D05+G10")
+@fault("D05+G10", settings=SOME)
 def little_on_few_documents(place: Place) -> Said:
     """Hardly trained, and judged on four documents."""
     return place.run({"data.maximum_documents": 40, "data.split.test": 0.1, "training.learning_rate": 3e-5, "data.split.blocks": 2})

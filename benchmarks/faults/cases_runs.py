@@ -9,55 +9,55 @@ from typing import Any
 import numpy as np
 
 from benchmarks.faults import ground
-from benchmarks.faults.cases import fault
+from benchmarks.faults.cases import EVERYWHERE, SOME, SPARK, fault
 from benchmarks.faults.place import Place, Said, patched
 
 # ---- too little, too much ----
 
 
-@fault("D05")
+@fault("D05", settings=SOME)
 def rate_a_thousandth(place: Place) -> Said:
     """The learning rate is a thousandth of what this model needs: a hundredth still teaches it a little."""
     return place.run({"training.learning_rate": 1e-5})
 
 
-@fault("D05")
+@fault("D05", settings=(*SOME, *SPARK))
 def rate_a_hundred_thousandth(place: Place) -> Said:
     """The learning rate is so low that nothing can move."""
     return place.run({"training.learning_rate": 1e-7})
 
 
-@fault("D06")
+@fault("D06", settings=SOME)
 def five_steps(place: Place) -> Said:
     """Training ends after a few steps, at a usual rate."""
     return place.run({"training.epochs": 0.2, "training.learning_rate": 2e-4})
 
 
-@fault("D06", "D05")
+@fault("D06", "D05", settings=SOME)
 def one_step(place: Place) -> Said:
     """Training ends after one step, at a usual rate."""
     return place.run({"training.epochs": 0.01, "training.learning_rate": 2e-4})
 
 
-@fault("D07")
+@fault("D07", settings=SOME)
 def all_warm_up(place: Place) -> Said:
     """The learning rate rises until the last step, at a peak that would be right."""
     return place.run({"training.warmup_ratio": 1.0, "training.epochs": 1.0, "training.learning_rate": 2e-4})
 
 
-@fault("D12", "training/non-finite", "I02")  # what it broke is lost on neutral text too, and a lower rate mends both
+@fault("D12", "training/non-finite", "I02", settings=SOME)  # what it broke is lost on neutral text too, and a lower rate mends both
 def rate_a_hundredfold(place: Place) -> Said:
     """The learning rate is a hundred times what this model bears."""
     return place.run({"training.learning_rate": 1.0, "training.schedule": "constant"})
 
 
-@fault("D12", "training/non-finite", "I02")
+@fault("D12", "training/non-finite", "I02", settings=SOME)
 def full_rate_too_high(place: Place) -> Said:
     """Full fine-tuning with a learning rate meant for an adapter."""
     return place.run({"training.method": "full", "training.learning_rate": 0.3, "training.schedule": "constant"})
 
 
-@fault("D11", "G10")  # no headroom looks, on few documents, like too few documents
+@fault("D11", "G10", settings=SOME)  # no headroom looks, on few documents, like too few documents
 def text_of_the_base(place: Place) -> Said:
     """The text is what the base learned from: there is nothing left to gain."""
     source = ground.write_text_file(place.out / "texts" / "manual.jsonl", ground.passages("manual"))
@@ -65,13 +65,13 @@ def text_of_the_base(place: Place) -> Said:
     return place.run({**changes, "training.learning_rate": 3e-4})
 
 
-@fault("I01", "I02")  # it forgets as well, and to train less mends both
+@fault("I01", "I02", settings=SOME)  # it forgets as well, and to train less mends both
 def memorised(place: Place) -> Said:
     """Sixty epochs on few documents."""
     return place.run({"data.maximum_documents": 60, "training.epochs": 60.0, "training.lora.rank": 32, "training.batch_size": 8})
 
 
-@fault("I01", "I02")
+@fault("I01", "I02", settings=SOME)
 def memorised_in_full(place: Place) -> Said:
     """Every weight is trained for thirty epochs on few documents."""
     return place.run(
@@ -85,13 +85,13 @@ def memorised_in_full(place: Place) -> Said:
     )
 
 
-@fault("I02", "I01")  # twelve epochs of every weight also overfit
+@fault("I02", "I01", settings=SOME)  # twelve epochs of every weight also overfit
 def forgotten(place: Place) -> Said:
     """The author is learned at the cost of all else: full training at a high rate for many epochs."""
     return place.run({"training.epochs": 12.0, "training.method": "full", "training.learning_rate": 0.02})
 
 
-@fault("G10")
+@fault("G10", settings=SOME)
 def few_test_documents(place: Place) -> Said:
     """A true small gain, judged on four documents."""
     return place.run(
@@ -115,13 +115,13 @@ def _token_rows(place: Place, change: Callable[[list[int]], tuple[list[int], lis
     return str(path)
 
 
-@fault("D04", "training/no-targets", "data/no-targets", "tokens/no-targets")
+@fault("D04", "training/no-targets", "data/no-targets", "tokens/no-targets", settings=SOME)
 def all_labels_masked(place: Place) -> Said:
     """Every label is -100."""
     return place.run({"data.source": _token_rows(place, lambda ids: (ids, [-100] * len(ids)), "masked")})
 
 
-@fault("D04")
+@fault("D04", settings=SOME)
 def most_rows_masked(place: Place) -> Said:
     """In nine of ten rows every label is -100."""
     seen: list[int] = []
@@ -133,13 +133,13 @@ def most_rows_masked(place: Place) -> Said:
     return place.run({"data.source": _token_rows(place, mask, "mostly-masked")})
 
 
-@fault("D04", "training/no-targets")
+@fault("D04", "training/no-targets", settings=SOME)
 def collator_masks_all(place: Place) -> Said:
     """The marker at which learning begins is in no row, so the collator masks them all."""
     return _with_labels(place, lambda number, row: row.labels.fill(-100))
 
 
-@fault("D04")
+@fault("D04", settings=SOME)
 def collator_masks_most(place: Place) -> Said:
     """The collator masks nineteen rows of twenty."""
     return _with_labels(place, lambda number, row: row.labels.fill(-100) if number % 20 else None)
@@ -161,37 +161,37 @@ def _with_labels(place: Place, spoil: Callable[[int, Any], None]) -> Said:
         return place.run()
 
 
-@fault("E03")
+@fault("E03", settings=SOME)
 def two_beginnings(place: Place) -> Said:
     """Every row begins with BOS twice."""
     return place.run({"data.source": _token_rows(place, lambda ids: ([0, *ids], [0, *ids]), "two-bos")})
 
 
-@fault("E04")
+@fault("E04", settings=SOME)
 def no_beginning(place: Place) -> Said:
     """No row begins with BOS, which this tokenizer puts in front of every text."""
     return place.run({"data.source": _token_rows(place, lambda ids: (ids[1:], ids[1:]), "no-bos")})
 
 
-@fault("E01")
+@fault("E01", settings=SOME)
 def ends_masked(place: Place) -> Said:
     """Padding is EOS, and masking the padding masked every end."""
     return place.run({"data.source": _token_rows(place, lambda ids: (ids, [*ids[:-1], -100]), "ends-masked")})
 
 
-@fault("E01")
+@fault("E01", settings=SOME)
 def ends_not_learned(place: Place) -> Said:
     """No end-of-text token is appended in training."""
     return place.run({"training.learn_eos": False})
 
 
-@fault("E11")
+@fault("E11", settings=SOME)
 def labels_shifted(place: Place) -> Said:
     """The rows' labels were shifted by one before the model shifts them again."""
     return place.run({"data.source": _token_rows(place, lambda ids: (ids, [*ids[1:], -100]), "shifted")})
 
 
-@fault("E11")
+@fault("E11", settings=SOME)
 def loss_shifted_twice(place: Place) -> Said:
     """The loss itself shifts labels that were shifted already."""
     from galvan.training import gradients
@@ -207,7 +207,7 @@ def loss_shifted_twice(place: Place) -> Said:
         return place.run()
 
 
-@fault("E06")
+@fault("E06", settings=SOME)
 def tails_cut(place: Place) -> Said:
     """Rows are truncated to a third of their length."""
     return place.run({"training.document_tokens": 40})
@@ -221,13 +221,13 @@ def _reworded(place: Place) -> dict[str, Any]:
     return {"data.source": str(source), "data.clean.near_duplicates": None, "data.split.by": "random"}
 
 
-@fault("E10", "data/leak")
+@fault("E10", "data/leak", settings=SOME)
 def copies_in_the_split(place: Place) -> Said:
     """Rows stand on both sides of the split, lightly reworded."""
     return place.run(_reworded(place))
 
 
-@fault("E10")
+@fault("E10", settings=SOME)
 def leak_allowed(place: Place) -> Said:
     """As before, and the recipe allows it."""
     return place.run({**_reworded(place), "data.split.leaks": "allow"})
@@ -236,7 +236,7 @@ def leak_allowed(place: Place) -> Said:
 # ---- bugs in the training code ----
 
 
-@fault("D02", "training/nothing-trains")
+@fault("D02", "training/nothing-trains", settings=SOME)
 def adapter_frozen(place: Place) -> Said:
     """The adapter was made with is_trainable=False."""
     from galvan import models
@@ -250,7 +250,7 @@ def adapter_frozen(place: Place) -> Said:
         return place.run()
 
 
-@fault("D03", "B07")
+@fault("D03", "B07", settings=SOME)
 def stale_optimizer(place: Place) -> Said:
     """The optimizer was built from parameters that the model no longer holds."""
     from torch import nn
@@ -266,7 +266,7 @@ def stale_optimizer(place: Place) -> Said:
         return place.run()
 
 
-@fault("D03")
+@fault("D03", settings=SOME)
 def half_of_the_optimizer_stale(place: Place) -> Said:
     """Half of the parameters in the optimizer are no longer the model's."""
     from torch import nn
@@ -283,7 +283,7 @@ def half_of_the_optimizer_stale(place: Place) -> Said:
         return place.run()
 
 
-@fault("D01", "B07")
+@fault("D01", "B07", settings=SOME)
 def checkpointing_without_gradients(place: Place) -> Said:
     """Reentrant gradient checkpointing over a frozen input: no gradient reaches the checkpointed layers."""
     from galvan import models
@@ -311,7 +311,7 @@ def checkpointing_without_gradients(place: Place) -> Said:
         return place.run()
 
 
-@fault("F01")
+@fault("F01", settings=SOME)
 def mean_of_passes(place: Place) -> Said:
     """Gradient accumulation averages the passes instead of the tokens."""
     from galvan.training import loop
@@ -364,7 +364,7 @@ def remainder_dropped(place: Place) -> Said:
     return _reported(place, dropped)
 
 
-@fault("G04")
+@fault("G04", settings=(*EVERYWHERE, *SPARK))
 def mean_of_batches(place: Place) -> Said:
     """Reported: exp of the mean over batches of four of their mean loss."""
     return _reported(
@@ -372,7 +372,7 @@ def mean_of_batches(place: Place) -> Said:
     )
 
 
-@fault("G07")
+@fault("G07", settings=(*EVERYWHERE, *SPARK))
 def off_by_one(place: Place) -> Said:
     """Reported: each mean over N - 1 targets weighted by N, as in the notebook that started this."""
     return _reported(place, lambda nll, n: float(np.exp((nll / n * (n + 1)).sum() / (n + 1).sum())))

@@ -75,6 +75,13 @@ def _acceptance(results: Sequence[Result]) -> str:
         )
     lines.append(["wrong and confident", "at most 5 %", *_by_part(scoring.faults(results), share(scoring.wrong_and_confident))])
     lines.append(["false alarms on healthy runs", "at most 1 of 93", *_by_part(scoring.healthy(results), share(scoring.alarmed))])
+    lines.append(
+        [
+            "of these: only what the run came to was named (G10, I01, I02)",
+            "",
+            *_by_part(scoring.healthy(results), share(scoring.only_outcomes)),
+        ]
+    )
     return "### Acceptance\n\n" + _table(["", "wanted", *PARTS], lines)
 
 

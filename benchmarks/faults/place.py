@@ -87,6 +87,7 @@ class Place:
 
         base = base or self.base
         settings = [f"data.document_tokens={ground.DOCUMENT_TOKENS}", "model.device=cpu", "model.dtype=float32"]
+        settings += [f"generation.{name}={value}" for name, value in ground.GENERATION.items()]
         said = self._asked(
             lambda: galvan.evaluate(
                 base, adapter, test or self.test_file(), train_data=self.healthy / "data" / "train.jsonl", out=self.folder / "evaluated",

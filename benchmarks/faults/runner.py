@@ -50,7 +50,9 @@ class Result:
 
 def import_everything() -> None:
     """Heavy imports once, before the first fork; and galvan as it is now, so that editing it does not mix two versions in one run."""
+    import pandas  # noqa: F401
     import peft  # noqa: F401
+    import pyarrow.parquet  # noqa: F401
     import torch
     import transformers  # noqa: F401
 
@@ -62,11 +64,13 @@ def import_everything() -> None:
     torch.set_num_threads(1)
 
 
-def jobs(cases: Sequence[Case], rounds: int) -> list[tuple[Case, Setting]]:
-    """Every case on its first `rounds` settings: all on their first before any on its second, faults before healthy runs."""
-    most = min(rounds, max(len(case.settings) for case in cases))
+def jobs(cases: Sequence[Case], on: str = "") -> list[tuple[Case, Setting]]:
+    """Every case on every setting whose name or part holds `on`: all on their first before any on its second, faults before healthy
+    runs."""
+    settings = {case.name: [s for s in case.settings if on in s.name or on == s.part] for case in cases}
+    most = max((len(some) for some in settings.values()), default=0)
     ordered = sorted(cases, key=lambda case: case.is_healthy)
-    return [(case, case.settings[n]) for n in range(most) for case in ordered if n < len(case.settings)]
+    return [(case, settings[case.name][n]) for n in range(most) for case in ordered if n < len(settings[case.name])]
 
 
 def path_of(out: Path, case: Case, setting: Setting) -> Path:

@@ -69,6 +69,13 @@ def alarmed(result: Result) -> bool:
     return bool(said(result)) or result.verdict == "refused" or result.crash is not None
 
 
+def only_outcomes(result: Result) -> bool:
+    """An alarm that names nothing but what the run came to, by measurement: inconclusive (G10), over-fitted (I01), forgetful (I02)."""
+    return (
+        alarmed(result) and result.crash is None and result.error is None and {c for c, _ in said(result)} <= {"G10", "I01", "I02"}
+    )
+
+
 def faults(results: Iterable[Result]) -> list[Result]:
     return [r for r in results if not r.is_healthy]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch import nn
 from galvan.data.tokens import TokenRow
 from galvan.diagnosis.catalogue import Facts, Scores, Training, causes, diagnose, refusal
 from galvan.diagnosis.outcome import CurveSeen, Outcome
-from galvan.diagnosis.run_facts import RunFacts, Tokens
+from galvan.diagnosis.run_facts import LeftOut, RunFacts, Tokens
 from galvan.measure.course import Course, Restart, course
 from galvan.measure.facts import (
     AdapterState,
@@ -123,6 +124,7 @@ FAULTS: dict[str, tuple[str, Facts]] = {
     "other shapes": ("A10", file(ill_shaped=("x.lora_A.weight",))),
     "unrelated weights below": ("A10", live(under_adapter=with_(APART, relative=1.4, cosine=0.0))),
     "classifier": ("A11", file(task_type="SEQ_CLS")),
+    "classifier with a head of its own": ("A11", file(task_type="SEQ_CLS", unexpected_keys=("base_model.model.score.weight",))),
     "without its head": ("A11", file(renames=("no model.",), **UNFIT)),
     "other dtype": ("A12", live(tuned_load=Load("bfloat16", None, "sdpa"))),
     "one arm in 4 bits": ("A12", live(under_adapter=with_(APART, coarser=True))),
@@ -148,6 +150,7 @@ FAULTS: dict[str, tuple[str, Facts]] = {
     "infinite likelihood": ("C06", Facts(with_(FOREIGN, function=with_(FUNCTION, finite=False)))),
     "loss not finite": ("C06", log(not_finite=(7,))),
     "bfloat16 steps vanish": ("C07", Facts(with_(HEALTHY, files=with_(FILES, dtypes=("BF16",)), recorded=with_(RECORD, course=with_(COURSE, changed_share=0.02))))),
+    "two DoRAs merged, and what is kept of one is known": ("C08", Facts(Integrity(with_(FILES, use_dora=True), with_(LIVE, base=OFF, tuned_wraps_base=False, shared_tensors=0, tuned=with_(ON, merged=("a", "b"), uses_dora=True), in_merge=Share(0.4, 0.1, 4))))),
     "two DoRAs merged": ("C08", Facts(Integrity(with_(FILES, use_dora=True), with_(LIVE, tuned_wraps_base=False, shared_tensors=0, tuned=with_(ON, merged=("a", "b"), uses_dora=True))))),
     "no gradient below": ("D01", file(modules=(MODULE, with_(MODULE, max_abs_b=0.0)))),
     "no gradient at all, by the log": ("D01", Facts(Integrity(with_(FILES, modules=(with_(MODULE, max_abs_b=0.0),)), recorded=with_(RECORD, course=with_(COURSE, silent=("x.lora_B",)))))),
@@ -157,8 +160,10 @@ FAULTS: dict[str, tuple[str, Facts]] = {
     "nothing moved, and the file is zero": ("D03", dead_file(still=8)),
     "nothing moved, and the file is zero in bfloat16": ("D03", dead_file(("BF16",), still=8, changed_share=0.0)),
     "optimizer holds half": ("D03", record(optimizer_parameters=256)),
+    "optimizer holds other parameters for half, and clears only those": ("D03", log(still=3, gradient_left=0.6)),
     "all masked": ("D04", Facts(HEALTHY, run=RunFacts(tokens=with_(TOKENS, supervised_tokens=0)))),
     "most rows masked": ("D04", Facts(HEALTHY, run=RunFacts(tokens=with_(TOKENS, masked_rows=80)))),
+    "most rows left out": ("D04", Facts(HEALTHY, run=RunFacts(tokens=with_(TOKENS, shape="token ids"), left_out=LeftOut(80, 72)))),
     "loss 0": ("D04", log(zero=(5, 10))),
     "rate 1e-6": ("D05", log(peak_rate=1e-6)),
     "hardly moved": ("D05", file(modules=(with_(MODULE, max_abs_b=1e-7),))),
@@ -166,6 +171,8 @@ FAULTS: dict[str, tuple[str, Facts]] = {
     "all warm-up": ("D07", log(warmup_share=0.7)),
     "offloaded": ("D08", Facts(Integrity(with_(FILES, modules=(with_(MODULE, max_abs_b=0.0), MODULE)), recorded=Recorded(sharded=("global_step5",))))),
     "padded batch without gradient": ("D09", log(first_norm=0.0, largest_norm=0.0, median_norm=0.0)),
+    "joined rows without gradient": ("D09", dataclasses.replace(
+        dead_file(silent=("a", "b", "c", "d"), first_norm=0.0, largest_norm=0.0, median_norm=0.0), run=RunFacts(settings={"training": {"batch_size": 4}}))),
     "not cleared": ("D10", log(gradient_left=0.8)),
     "nothing to learn": ("D11", Facts(HEALTHY, outcome=IDLE)),
     "diverged": ("D12", log(highest_loss=12.0, last_loss=9.0)),
@@ -205,6 +212,78 @@ def test_low_rate_and_few_steps_are_no_fault_where_the_model_learned() -> None:
     assert present(Facts(log(steps=3, peak_rate=1e-6).integrity, outcome=learned)) == ["D05", "D06"]
     gain = paired_gain([30.0 + i for i in range(20)], [27.0 + i for i in range(20)], [10] * 20, margin=0.01)
     assert present(Facts(log(steps=3, peak_rate=1e-6, warmup_share=0.9).integrity, outcome=with_(learned, probe=gain))) == []
+
+
+def gained(share: float, margin: float = 0.01) -> Any:
+    """A gain of `share` of the NLL, the same in each of twenty documents."""
+    return paired_gain([30.0 + i for i in range(20)], [(30.0 + i) * (1 - share) for i in range(20)], [10] * 20, margin=margin)
+
+
+def test_what_little_a_run_learned_does_not_excuse_a_few_small_steps_or_a_warm_up_without_end() -> None:
+    learned = Outcome(probe=gained(0.01), test=gained(0.01))
+    small = with_(FILES, modules=(with_(MODULE, max_abs_b=7e-4),))
+    few = with_(HEALTHY, files=small, recorded=with_(RECORD, course=with_(COURSE, steps=5)))
+    assert present(Facts(few, outcome=learned)) == ["D06"]
+    assert present(Facts(with_(few, files=FILES), outcome=learned)) == []  # its five steps were large ones
+    warm = log(warmup_share=0.9).integrity
+    assert present(Facts(warm, outcome=learned)) == ["D07"]
+    settled = with_(learned, curve=CurveSeen("saturated", "", 50, 100))
+    assert present(Facts(warm, outcome=settled)) == []
+
+
+def test_a_rate_somewhat_below_the_usual_is_suspected_where_nothing_was_learned_and_then_steps_are_not() -> None:
+    somewhat = log(peak_rate=5e-5, steps=30).integrity
+    found = [(f.code, f.certainty) for f in diagnose(Facts(somewhat, outcome=IDLE)) if f.status == "present"]
+    assert found == [("D05", "likely")]
+    assert present(Facts(somewhat, outcome=Outcome(probe=gained(0.05), test=gained(0.05)))) == []
+
+
+def test_forgetting_under_a_scale_that_is_suspected_is_less_sure_than_that() -> None:
+    lost = Outcome(retention={"forgot": True, "neutral_perplexity_change_percent": 40.0, "kl_nats": 0.5})
+    found = [f for f in diagnose(dataclasses.replace(swept(0.25, True), outcome=lost)) if f.status == "present"]
+    assert [(f.code, f.certainty) for f in found] == [("C01", "likely"), ("I02", "likely")]
+
+
+def test_held_out_text_that_gains_nothing_although_training_text_does_a_little_is_no_headroom() -> None:
+    equal = paired_gain([30.0 + i for i in range(20)], [30.0 + i + 0.01 * (-1) ** i for i in range(20)], [10] * 20, margin=0.01)
+    assert equal.verdict == "equivalent"
+    assert present(Facts(HEALTHY, outcome=Outcome(probe=gained(0.01), test=equal))) == ["D11"]
+    hardly_worse = paired_gain([30.0 + i for i in range(20)], [30.005 + i for i in range(20)], [10] * 20, margin=0.01)
+    assert hardly_worse.verdict == "worse"
+    assert present(Facts(HEALTHY, outcome=Outcome(probe=gained(0.01), test=hardly_worse))) == ["D11"]
+    assert present(Facts(HEALTHY, outcome=Outcome(probe=gained(0.01), test=gained(0.01)))) == []
+    assert present(Facts(log(peak_rate=1e-6).integrity, outcome=Outcome(probe=gained(0.01), test=equal))) == []
+
+
+def test_rows_without_text_are_masked_rows_only_where_rows_bring_labels() -> None:
+    assert status(Facts(HEALTHY, run=RunFacts(tokens=TOKENS, left_out=LeftOut(80, 72))), "D04") == "absent"
+
+
+def test_losses_that_a_trainer_multiplied_are_known_from_its_log_beside_the_adapter() -> None:
+    trained = Outcome(probe=gained(0.1), test=gained(0.1))
+    assert trained.probe is not None
+    base = math.log(trained.probe.base_perplexity)
+
+    def logged(first: float, evaluated: float) -> Facts:
+        seen = with_(
+            COURSE,
+            first_loss=first * base,
+            last_loss=first * base * 0.9,
+            highest_loss=first * base,
+            first_step=1,
+            first_eval_step=0,
+            first_eval=evaluated * base,
+        )
+        return Facts(with_(FOREIGN, recorded=Recorded("transformers", course=seen)), outcome=trained)
+
+    for first, evaluated, wanted in ((4.05, 1.0, {"F02"}), (1.0, 2.0, {"F04"}), (1.0, 1.0, set()), (1.3, 1.2, set())):
+        assert {f.code for f in diagnose(logged(first, evaluated)) if f.status == "present"} == wanted
+
+
+def test_an_outcome_comes_after_the_cause_that_explains_it() -> None:
+    lost = Outcome(retention={"forgot": True, "neutral_perplexity_change_percent": 40.0, "kl_nats": 0.5})
+    found = [f for f in diagnose(Facts(log(highest_loss=12.0, last_loss=9.0).integrity, outcome=lost)) if f.status == "present"]
+    assert [(f.code, f.certainty) for f in found] == [("D12", "very likely"), ("I02", "certain")]
 
 
 def test_long_prompts_are_not_masked_rows() -> None:

@@ -93,6 +93,12 @@ def test_a_word_that_the_benchmark_does_not_bear_out_is_lowered_and_none_is_rais
     assert capped("E10", "very likely", table) == "very likely" and capped("E06", "certain", table) == "certain"
 
 
+def test_a_cause_that_was_right_in_few_runs_is_held_to_all_that_were_named_with_the_word() -> None:
+    borne_out = {"D05": {"very likely": (3, 3)}, "B06": {"very likely": (40, 40)}, "D06": {"very likely": (1, 2)}}
+    assert [capped(code, "very likely", borne_out) for code in borne_out] == ["very likely", "very likely", "cannot tell"]
+    assert capped("D05", "very likely", {"D05": {"very likely": (3, 3)}, "E06": {"very likely": (2, 9)}}) == "likely"
+
+
 def test_the_frozen_table_names_causes_and_words_that_there_are() -> None:
     for code, words in measured().items():
         assert code in CODES and set(words) <= set(CERTAINTIES)

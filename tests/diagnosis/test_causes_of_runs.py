@@ -289,6 +289,7 @@ FAULTS = [
     pytest.param("E11", with_tokens(labels_shifted()), id="shifted labels", marks=pytest.mark.cause("E11", "fault")),
     pytest.param("E11", with_checks(loss_error=0.4, passes_error=0.4), id="another loss", marks=pytest.mark.cause("E11", "fault")),
     pytest.param("E13", with_checks(padding_error=0.2), id="padding seen", marks=pytest.mark.cause("E13", "fault")),
+    pytest.param("F01", with_checks(passes_error=0.006), id="passes of nearly even rows divided one by one", marks=pytest.mark.cause("F01", "fault")),
     pytest.param("F01", with_checks(passes_error=0.2), id="passes divided one by one", marks=pytest.mark.cause("F01", "fault")),
     pytest.param("F02", first_loss(4.0), id="loss times 4", marks=pytest.mark.cause("F02", "fault")),
     pytest.param("F03", extra_targets, id="first positions counted", marks=pytest.mark.cause("F03", "fault")),

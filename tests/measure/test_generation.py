@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from chat_tokenizers import CHATML, LLAMA, MISTRAL, chat_tokenizer
 from galvan.data.tokens import training_rows
@@ -201,7 +202,23 @@ def test_a_merge_that_changes_likelihoods_is_not_used(monkeypatch: pytest.Monkey
     assert merged_copy(tuned.to(torch.bfloat16), PROMPTS)[1].reason == "the weights are not float32 throughout"
 
 
+def test_an_adapter_with_biases_that_its_base_lacks_is_not_merged_and_no_error() -> None:
+    tuned = move(wrap(tiny_llama(5), lora_bias=True)).eval()
+    assert merged_copy(tuned, PROMPTS) == (None, generation.MergeFacts(False, "PEFT cannot merge this kind of adapter"))
+
+
 # ---- prompts ----
+
+
+def test_a_prompt_cut_inside_a_long_word_begins_its_row_all_the_same() -> None:
+    """Text of long words is cut anywhere: `vars(getattr` after `vars(ge`, whose last token the whole text does not have."""
+    pieces = {piece: i for i, piece in enumerate(["a", "b", "c", "ab", "abc"])}
+    bpe = tokenizers.Tokenizer(tokenizers.models.BPE(pieces, [("a", "b"), ("ab", "c")]))
+    greedy = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="c")
+    text = "abc" * 61
+    found = prompts({"test": [replace(LONG[0], text=text)]}, Generation(documents=1), greedy)
+    assert len(found[0].text) % 3, "cut inside a token"
+    assert prompt_facts(found, [replace(LONG[0], text=text)], greedy).prefix_of_training == 1
 
 
 def test_prompts_are_beginnings_of_held_out_texts_cut_at_a_word() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import pickle
 import random
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import torch
 from peft import IA3Config, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from galvan.errors import ComparisonRefused, DataError
+from galvan.errors import ComparisonRefused, DataError, ModelError
 from galvan.measure.adapter_files import effective_scaling, file_facts, update_norm
 from galvan.measure.facts import Integrity, integrity_from_json
 from galvan.measure.integrity import check
@@ -203,6 +205,36 @@ def test_the_whole_check_of_a_healthy_adapter(base: Located, tmp_path: Path) -> 
     assert found.function.off_base_nats == 0 and found.function.repeat_nats == 0
     assert found.function.on_off_nats is not None and found.function.on_off_nats > 100 * found.function.noise_floor_nats
     assert integrity_from_json(json.loads(to_json(found))) == found
+
+
+def test_a_check_opens_no_connection_and_no_pickle_and_runs_no_code_beside_the_weights(
+    base: Located, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hostile files are of names that loaders look for; the one that would run leaves a mark."""
+
+    def forbidden(*arguments: object, **named: object) -> None:
+        raise AssertionError(f"not to be called: {arguments}")
+
+    adapter = save_adapter(tmp_path / "a", tiny_llama(0))
+    mark = tmp_path / "ran"
+    for name in ("modeling_llama.py", "custom.py", "__init__.py"):
+        (adapter / name).write_text(f"open({str(mark)!r}, 'w')", encoding="utf-8")
+    for name in ("adapter_model.bin", "training_args.bin", "optimizer.pt", "pytorch_model.bin"):
+        (adapter / name).write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    for owner, name in (
+        (socket.socket, "connect"),
+        (socket, "getaddrinfo"),
+        (torch, "load"),
+        (pickle, "load"),
+        (pickle, "Unpickler"),
+    ):
+        monkeypatch.setattr(owner, name, forbidden)
+    found = check(base, at(adapter), CPU)
+    assert found.function is not None and not mark.exists()
+    (adapter / "adapter_model.safetensors").unlink()
+    with pytest.raises(ModelError) as refused:
+        check(base, at(adapter), CPU)
+    assert refused.value.code == "model/pickle"
 
 
 def test_bfloat16_has_a_noise_floor_and_the_file_is_still_held_bit_for_bit(base: Located, tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def nothing_to_learn(facts: TokenFacts) -> str | None:
     empty = _Rows(row for row in facts.rows if not row.n_supervised)
     if len(empty) <= _MOST * len(facts.rows):
         return None
-    return f"{len(empty)} of {len(facts.rows)} rows have no token to learn (first: {_some(empty)}); look at them with `galvan prepare --show 3`."
+    return f"{len(empty)} of {len(facts.rows)} rows have no token to learn (first: {_some(empty)}); look at them with `galvan prepare RECIPE --show 3` and mend the labels, the response marker or the cut."
 
 
 @check("D04", "warning")

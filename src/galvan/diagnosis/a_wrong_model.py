@@ -376,7 +376,7 @@ def cache_of_another_adapter(facts: Facts) -> Answer:
 
 @cause(
     "A09",
-    title="Base and tuned are the same checkpoint",
+    title="Both arms hold one checkpoint, or the file is not the one that training saved",
     symptom="Both arms give identical numbers; a path points to the base, to an old save or to the other arm.",
     proof="The SHA-256 of what was loaded differs between the arms, and the adapter's is the one that training wrote down.",
     remedy="give the folder that training wrote last as the tuned model, and check with `galvan check BASE ADAPTER`",

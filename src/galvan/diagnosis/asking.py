@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from galvan.diagnosis.catalogue import Answer, Facts, present
 from galvan.diagnosis.reported import Reading, read
-from galvan.diagnosis.run_facts import RunFacts
+from galvan.diagnosis.run_facts import Log, RunFacts
 from galvan.diagnosis.thresholds import LOG_FELL
 from galvan.diagnosis.words import Certainty
 
@@ -22,6 +22,15 @@ NO_TOKENS = "how the training rows were encoded; there is no tokens.json, as aft
 def run(facts: Facts) -> RunFacts:
     """What the folder told, or a record that knows nothing."""
     return facts.run or EMPTY
+
+
+def log(facts: Facts) -> Log | None:
+    """The log of the run's own folder, else the one that a Trainer left beside the adapter."""
+    recorded = facts.recorded
+    seen = recorded.course if recorded and recorded.by == "transformers" else None
+    if run(facts).log is not None or seen is None:
+        return run(facts).log
+    return Log(False, seen.first_step, seen.first_loss, seen.first_eval_step, seen.first_eval)
 
 
 def notices(facts: Facts, code: str) -> list[str]:
@@ -49,6 +58,11 @@ def prompts(facts: Facts) -> Prompts | None:
 
 def test_gain(facts: Facts) -> Gain | None:
     return facts.outcome.test if facts.outcome else None
+
+
+def practically_equal(gain: Gain | None) -> bool:
+    """The whole interval lies within the margin, whichever verdict that has."""
+    return gain is not None and gain.ci95 is not None and -gain.margin < gain.ci95.low and gain.ci95.high < gain.margin
 
 
 def reading(facts: Facts) -> Reading:

@@ -21,8 +21,8 @@ def _example(names: Sequence[str]) -> str:
     title="The names in the adapter's file do not fit the base",
     symptom="PEFT warns at most of missing keys, loads nothing, and the tuned model is exactly the base.",
     proof="The file's keys are the expected ones (targets x {A, B}), and after loading every tensor in memory equals the file's.",
-    remedy="run `galvan check BASE ADAPTER --repair OUT`, which renames the keys where their change is known; else save the adapter "
-    "again with model.save_pretrained from the unwrapped PEFT model",
+    remedy="run `galvan check BASE ADAPTER --repair OUT`, which renames the keys where their change is known; else give the base "
+    "that the adapter was trained on, or save it again with model.save_pretrained from the unwrapped PEFT model",
     settle="Load with load_adapter and look at both lists that it returns: unless both are empty, names do not fit.",
     sources=["vllm#34186", "vllm#48019", "vllm#34591", "LlamaFactory#10294", "diffusers PR #10187"],
     refuses=True,
@@ -90,7 +90,14 @@ def _better_name(files: FileFacts) -> str | None:
         return "The names fit once `lora_` is put back, which is B03."
     if NO_MODEL in by:
         return "The names fit once `model.` is put in, which is A11."
+    if other_task(files):
+        return f"The adapter was made for {shown(str(files.task_type), 40)}, which is A11."
     return None
+
+
+def other_task(files: FileFacts) -> bool:
+    """adapter_config.json names another task than a causal language model's."""
+    return files.task_type not in (None, "CAUSAL_LM")
 
 
 @cause(

@@ -80,7 +80,7 @@ def _best_multiplier(function: FunctionFacts | None) -> str | None:
     symptom="No effect at all (scale zero), or one that is too strong or too weak.",
     proof="alpha and r stand in adapter_config.json, alpha / r is greater than zero in every module, and alpha is the one "
     "recorded in training.",
-    remedy='write the r and lora_alpha of training into adapter_config.json (for example "r": 8, "lora_alpha": 16) and run '
+    remedy='write the r and lora_alpha of training, which its script or log has, into adapter_config.json (for example "r": 8, "lora_alpha": 16) and run '
     "`galvan check BASE ADAPTER`",
     settle="Score with the scale multiplied by 0, 0.5, 1, 1.5 and 2: the right scale has its lowest NLL near 1.",
     sources=["mlx-vlm#845", "mlx-vlm PR #986", "mlx-examples PR #623"],
@@ -134,8 +134,12 @@ def scale_missing(facts: Facts) -> Answer:
 def rounded_away(facts: Facts) -> Answer:
     live, files = facts.live, facts.files
     kept = live.in_merge if live else None
+    if kept is not None and live is not None and live.tuned.uses_dora and len(live.tuned.merged) > 1:
+        return absent(["Several DoRA adapters are merged, which is C08."], [], "very likely")
     if kept is not None:
         return _kept(kept)
+    if files is not None and files.kind == "full" and facts.trained is not None:
+        return absent(["It came out of this training, and nothing was merged."], [], "very likely")
     if files is not None and files.kind == "full":
         if live is None or live.changed_entries is None:
             return unknown("which weights differ from the base's.")
@@ -293,7 +297,9 @@ def steps_round_away(facts: Facts) -> Answer:
         )
     if live is not None and live.changed_entries is not None and files is not None and files.kind == "full" and coarse:
         said = f"{live.changed_entries:.1%} of the entries of the changed matrices differ from the base's."
-        return present([said], [], "likely") if live.changed_entries < CHANGED_ENTRIES else absent([said])
+        if live.changed_entries < CHANGED_ENTRIES:
+            return unknown("whether steps of training rounded away, or a merge (C03); no log of training was given.", [said])
+        return absent([said])
     if files is not None and files.dtypes and not coarse:
         return absent([f"The trained weights are kept in {', '.join(files.dtypes)}."], [], "very likely")
     return unknown(

@@ -33,6 +33,7 @@ FAMILIES = {
     "H": "Generation",
     "I": "Outcome",
 }
+TOO_SMALL = "G10"  # what could not be seen comes after what was
 _STATUSES = ("present", "unknown", "absent")
 
 
@@ -250,14 +251,20 @@ def explain(code: str) -> Cause:
 def diagnose(facts: Facts) -> list[Finding]:
     """Put the evidence to every cause: the present first, the best supported of them first, equals in order of code.
 
-    A certain cause that forbids the comparison stops the judgements of its outcome, not their figures (METHODS S8.1).
+    A certain cause that forbids the comparison stops the judgements of its outcome, not their figures (METHODS S8.1). A judgement of the
+    outcome, sure as it may be, comes after the causes that are very likely: they are why.
     """
     answers = {code: ask(facts) for code, (_, ask) in sorted(_REGISTERED.items())}
     stop = next(
         (c for c, a in answers.items() if a.status == "present" and a.certainty == "certain" and _REGISTERED[c][0].refuses), None
     )
     findings = [_finding(_REGISTERED[code][0], answer, stop) for code, answer in answers.items()]
-    return sorted(findings, key=lambda f: (_STATUSES.index(f.status), CERTAINTIES.index(f.certainty)))
+    return sorted(findings, key=_rank)
+
+
+def _rank(finding: Finding) -> tuple[int, int, bool, bool]:
+    word, judges = CERTAINTIES.index(finding.certainty), _REGISTERED[finding.code][0].judges
+    return _STATUSES.index(finding.status), max(word, 1) if judges else word, judges, finding.code == TOO_SMALL
 
 
 def _finding(row: Cause, answer: Answer, stop: str | None) -> Finding:

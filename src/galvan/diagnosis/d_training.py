@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from galvan.diagnosis.asking import practically_equal
 from galvan.diagnosis.catalogue import Answer, Facts, absent, cause, evidence, present, unknown
 from galvan.diagnosis.thresholds import (
     FEW_STEPS,
@@ -14,6 +15,7 @@ from galvan.diagnosis.thresholds import (
     SHORT_MOVE,
     SHORT_RUN,
     SPIKE,
+    USUAL_RATES,
     WARMUP_SHARE,
 )  # fmt: skip
 from galvan.measure.facts import FileFacts
@@ -89,6 +91,11 @@ def no_gradient(facts: Facts) -> Answer:
     modules = files.modules if files else ()
     dead = files.dead_modules if files else []
     zeros = f"In the file lora_B is zero in {len(dead)} of {len(modules)} modules (first: {shown(dead[0], 100)})." if dead else None
+    if seen is not None and dead and _joined_rows(facts):
+        return unknown(
+            "whether the graph was cut; no factor at all got a gradient, and several rows a pass (D09) explain that.",
+            evidence(zeros),
+        )
     if seen is not None and seen.silent and (dead or not modules):
         first = (
             f"At the first step {len(seen.silent)} of {seen.factors} factors got no gradient (first: {shown(seen.silent[0], 120)})."
@@ -107,6 +114,13 @@ def no_gradient(facts: Facts) -> Answer:
     if modules:
         return absent([f"In the file lora_B is zero in none of {len(modules)} modules."])
     return unknown("the gradients of training, or the adapter's values.")
+
+
+def _joined_rows(facts: Facts) -> bool:
+    """Not one gradient in the whole run, though the backward pass ran, and several rows a pass: a cut graph leaves some factor its gradient."""
+    seen, size = facts.course, facts.run.setting("training.batch_size") if facts.run else None
+    silent = seen is not None and 0 < seen.factors == len(seen.silent) and seen.largest_norm == 0
+    return silent and isinstance(size, int) and size > 1
 
 
 @cause(
@@ -163,6 +177,8 @@ def stale_optimizer(facts: Facts) -> Answer:
             return present(evidence(said, "In the file every lora_B is still zero, as it began." if dead else None))
         if held is not None and trainable is not None and 0 < held < trainable:
             return present([said, f"The optimizer held {held:,} of {trainable:,} trainable parameters."])
+        if seen.still and not coarse:  # Adam moves whatever has a gradient
+            return present([said, "The others never did, as where the optimizer does not hold them."])
         return absent([said])
     if held is not None and trainable is not None and trainable > 0:
         said = f"The optimizer held {held:,} of {trainable:,} trainable parameters."
@@ -186,6 +202,7 @@ def stale_optimizer(facts: Facts) -> Answer:
 )
 def labels_masked(facts: Facts) -> Answer:
     tokens, seen = facts.run.tokens if facts.run else None, facts.course
+    left_out = facts.run.left_out if facts.run else None
     if tokens is not None:
         said = f"{tokens.supervised_tokens:,} of {tokens.tokens:,} tokens in {tokens.rows} training rows are learned."
         masked = tokens.masked_rows
@@ -193,7 +210,9 @@ def labels_masked(facts: Facts) -> Answer:
         if not tokens.supervised_tokens:
             return present(evidence(said, rows))
         if masked is not None and masked > MASKED_ROWS * tokens.rows:
-            return present(evidence(said, rows), [], "very likely")
+            return present(evidence(said, rows))
+        if tokens.shape != "plain text" and left_out is not None and left_out.empty > MASKED_ROWS * left_out.read:
+            return present([f"{left_out.empty} of {left_out.read} rows have no token to learn and were left out.", said])
         return absent([said], evidence(rows if masked else None))
     if seen is not None and seen.zero:
         return present(
@@ -224,6 +243,8 @@ def rate_too_low(facts: Facts) -> Answer:
         said = f"The highest learning rate was {seen.peak_rate:.2g}, the sum over all steps {seen.integrated_rate:.2g}."
         if seen.peak_rate <= LOW_RATES[method]:
             return _by_idle(facts, evidence(said, moved, _relative(facts.files)), [])
+        if seen.peak_rate < USUAL_RATES[method] and idle(facts):
+            return present(evidence(said, moved, _idle_says(facts)), ["It is not far below a usual one."], "likely")
         return absent(evidence(said, moved))
     if travelled is None or method == "full":
         return unknown("the learning rate; no log of training was given.")
@@ -254,10 +275,16 @@ def too_few_steps(facts: Facts) -> Answer:
     falling = (
         seen is not None and seen.last_drop is not None and seen.last_drop_se is not None and seen.last_drop > 2 * seen.last_drop_se
     )
+    if seen is not None and (seen.moved_nothing or seen.largest_norm == 0):
+        return absent(["Nothing moved at all, so that more steps would not have helped."], [f"{steps} steps were made."])
     said = [f"{steps} steps were made.", *evidence("The loss was still falling at the end." if falling else None)]
     if steps < FEW_STEPS:
+        short = travelled is not None and travelled < SHORT_MOVE and idle(facts) is False
+        moved = f"The largest entry of any lora_B is {travelled:.2g}: some ten usual steps move it further." if short else None
+        if moved:  # what little it learned does not excuse it
+            return present([*said, moved], evidence(_idle_says(facts)), "likely")
         return _by_idle(facts, said, [])
-    slow = seen is not None and seen.peak_rate is not None and seen.peak_rate <= LOW_RATES[_method(facts)]
+    slow = seen is not None and seen.peak_rate is not None and seen.peak_rate < USUAL_RATES[_method(facts)]
     if (steps < SHORT_RUN and idle(facts) and not slow) or (kind == "under-trained" and idle(facts) is not False):
         return present([*said, *evidence(_idle_says(facts))], [], "likely")
     return absent(said, [], "very likely")
@@ -277,9 +304,12 @@ def warmup_ate_the_run(facts: Facts) -> Answer:
     if seen is None or seen.warmup_share is None:
         return unknown("the learning rate of every step; no log of training was given.")
     said = f"The highest learning rate came after {seen.warmup_share:.0%} of {seen.steps} steps."
-    if seen.warmup_share >= WARMUP_SHARE and seen.steps > 2:
-        return _by_idle(facts, [said], [])
-    return absent([said])
+    if seen.warmup_share < WARMUP_SHARE or seen.steps <= 2:
+        return absent([said])
+    curve = facts.outcome.curve if facts.outcome else None
+    if idle(facts) is False and not (curve and curve.kind in ("saturated", "over-fitted")):
+        return present([said], evidence(_idle_says(facts)), "likely")
+    return _by_idle(facts, [said], [])
 
 
 @cause(
@@ -325,7 +355,11 @@ def no_gradient_in_batches(facts: Facts) -> Answer:
     if seen.largest_norm == 0:
         alone = size == 1
         said = f"The gradient norm was 0 at every logged step, over {seen.steps} steps."
-        return absent(["Each pass held one row."], [said]) if alone else present([said], [], "likely")
+        return (
+            absent(["Each pass held one row."], [said])
+            if alone
+            else present([said], [], "very likely" if _joined_rows(facts) else "likely")
+        )
     if isinstance(size, int) and size > 1 and not seen.silent:
         return absent(
             [f"With {size} rows a batch the gradient norm was {seen.first_norm:.2g} at the first step, and in no factor 0."]
@@ -346,8 +380,9 @@ def gradients_not_cleared(facts: Facts) -> Answer:
     seen = facts.course
     if seen is None or seen.gradient_left is None:
         return unknown("what gradients were there before each step; only galvan's own log says.")
-    if seen.parameters and seen.still == seen.parameters:
-        return absent(["The optimizer held none of these parameters, which is D03."], [], "very likely")
+    if seen.still:
+        return absent([f"{seen.still} of {seen.parameters} parameters never moved: an optimizer does not clear what it does not hold (D03)."],
+                      [], "very likely")  # fmt: skip
     if seen.gradient_left > GRADIENT_LEFT * (seen.first_norm or 0):
         return present([f"Before a step's own gradient there was one of norm {seen.gradient_left:.2g}."])
     return absent(["Before the first steps' own gradients there were none."])
@@ -356,33 +391,36 @@ def gradients_not_cleared(facts: Facts) -> Answer:
 @cause(
     "D11",
     title="There was nothing to learn: the base writes so already",
-    symptom="Nothing gains, held-out text or training text, though everything is alive.",
-    proof="Training text became likelier, or a higher learning rate makes it so.",
+    symptom="Held-out text gains nothing, and training text next to nothing, though everything is alive.",
+    proof="Held-out text became likelier, or a higher learning rate makes it so.",
     remedy="none is needed if the base is good enough; else bring text that differs more from what it knows: `galvan run RECIPE --set data.source=OTHER-TEXT`",
-    settle="Train at three learning rates: if no rate gains even on training text, it is this.",
+    settle="Train at three learning rates: if no rate gains on held-out text, it is this.",
     sources=["ChatGLM-Efficient-Tuning#30", "mlx-examples#244", "Deus PR #470"],
     judges=True,
 )
 def nothing_to_learn(facts: Facts) -> Answer:
     found, said, seen = idle(facts), _idle_says(facts), facts.course
-    if found is False:
+    test = facts.outcome.test if facts.outcome else None
+    equal = practically_equal(test)
+    if found is False and not equal:
         return absent(evidence(said))
     probe = facts.outcome.probe if facts.outcome else None
     if probe is not None and probe.ci95 is not None and probe.ci95.high < -probe.margin:
         return absent(evidence(said, "It became less likely, so that something harms."), [], "very likely")
-    if found is None or seen is None or seen.peak_rate is None:
+    if (found is None and not equal) or seen is None or seen.peak_rate is None:
         return unknown("whether training text became likelier at a usual learning rate.", evidence(said))
     other = evidence(
-        f"The highest learning rate was only {seen.peak_rate:.2g}." if seen.peak_rate <= LOW_RATES[_method(facts)] else None,
+        f"The highest learning rate was only {seen.peak_rate:.2g}." if seen.peak_rate < USUAL_RATES[_method(facts)] else None,
         f"Only {seen.steps} steps were made." if seen.steps < SHORT_RUN else None,
         f"Warm-up took {seen.warmup_share:.0%} of them." if (seen.warmup_share or 0) >= WARMUP_SHARE else None,
         "Parts of the model got no gradient or did not move." if seen.silent or seen.still else None,
     )
     if other:
         return unknown("what a run at a usual rate and length would gain.", evidence(said), other)
-    return present(
-        evidence(said, f"{seen.steps} steps were made at up to {seen.peak_rate:.2g}, and all parameters moved."), [], "likely"
-    )
+    made = f"{seen.steps} steps were made at up to {seen.peak_rate:.2g}, and all parameters moved."
+    if found is False and test is not None:
+        return present([f"Held-out text gained nothing: {test.reason}", made], evidence(said), "likely")
+    return present(evidence(said, made), [], "likely")
 
 
 @cause(

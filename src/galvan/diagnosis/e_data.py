@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from galvan.diagnosis.asking import NO_TOKENS, base_nats, notices, prompts, reported_by, reported_is_right, run, supported
+from galvan.diagnosis.asking import NO_TOKENS, base_nats, log, notices, prompts, reported_by, reported_is_right, run, supported
 from galvan.diagnosis.catalogue import Answer, Facts, absent, cause, evidence, present, unknown
 from galvan.diagnosis.thresholds import (
     ENDS_LEARNED,
@@ -66,16 +66,18 @@ def _stops(facts: Facts) -> str | None:
 )
 def template_differs(facts: Facts) -> Answer:
     tokens, asked = run(facts).tokens, prompts(facts)
+    cut = "whether more than the boundary of prompt and answer differs, which is cut differently in context (E05)."
     if asked is not None and asked.prefix_of_training < asked.checked:
         others = asked.checked - asked.prefix_of_training
-        return present(
-            [f"Of {asked.checked} prompts that texts were generated from, {others} are not how their training row begins."]
-        )
+        text = f"Of {asked.checked} prompts that texts were generated from, {others} are not how their training row begins."
+        return unknown(cut, [text]) if notices(facts, "E05") else present([text])
     if tokens is None:
         return unknown(NO_TOKENS)
     said = notices(facts, "E02")
     if said:
         differs = [sentence for sentence in said if "not how its training row begins" in sentence]
+        if differs and notices(facts, "E05"):
+            return unknown(cut, differs)
         return present([*differs, *(s for s in said if s not in differs)], [], "certain" if differs else "likely")
     if tokens.shape == "plain text":
         return absent(["The training rows are plain text, to which no template is applied; they are scored as they are."])
@@ -212,6 +214,9 @@ def stale_rows(facts: Facts) -> Answer:
     ]
     if trained is not None and isinstance(trained.get("rows"), int) and trained["rows"] != tokens.rows:
         because.append(f"Training saw {trained['rows']:,} rows, and {tokens.rows:,} are recorded.")
+    cut = trained.get("truncated_rows") if trained is not None else None
+    if isinstance(cut, int) and cut != tokens.truncated_rows:
+        because.append(f"Of the rows that training saw {cut:,} were cut, of those recorded {tokens.truncated_rows:,}.")
     if because:
         return present(because)
     return absent(
@@ -307,7 +312,7 @@ def leaked(facts: Facts) -> Answer:
     sources=["transformers PR #47395", "transformers#46898", "transformers#37830", "transformers PR #44642", "LlamaFactory#10457"],
 )
 def shifted_twice(facts: Facts) -> Answer:
-    told, said, checks, log = reported_by(facts, "E11"), notices(facts, "E11"), run(facts).checks, run(facts).log
+    told, said, checks, logged = reported_by(facts, "E11"), notices(facts, "E11"), run(facts).checks, log(facts)
     error = checks.loss_error if checks else None
     if said or told:
         return present([*said, *(told.because if told else [])])
@@ -317,14 +322,14 @@ def shifted_twice(facts: Facts) -> Answer:
     if error is not None:
         return absent(evidence(f"The training loss of one row is the NLL of the next token to {error:.1g} of it.", first))
     known = base_nats(facts)
-    if log is None or known is None or log.first_eval is None:
+    if logged is None or known is None or logged.first_eval is None:
         return unknown(
             "whether the training loss is the NLL of the next token; no check of it was recorded.",
             [],
             evidence(reported_is_right(facts)),
         )
-    away = log.first_eval / known[0] - 1
-    if log.ours and log.first_eval_step == 0 and abs(away) <= ODD_LOSS:
+    away = logged.first_eval / known[0] - 1
+    if logged.ours and logged.first_eval_step == 0 and abs(away) <= ODD_LOSS:
         return absent(
             evidence("Training does not begin unless its loss is the NLL of the next token, computed anew from the logits.", first)
         )
@@ -336,10 +341,10 @@ def shifted_twice(facts: Facts) -> Answer:
 
 
 def _first_loss(facts: Facts) -> str | None:
-    log, known = run(facts).log, base_nats(facts)
-    if log is None or known is None or log.first_eval is None:
+    logged, known = log(facts), base_nats(facts)
+    if logged is None or known is None or logged.first_eval is None:
         return None
-    return f"At step {log.first_eval_step} the log has {log.first_eval:.4f} nats a token; the base of record has {known[0]:.4f} on {known[1]}."
+    return f"At step {logged.first_eval_step} the log has {logged.first_eval:.4f} nats a token; the base of record has {known[0]:.4f} on {known[1]}."
 
 
 @cause(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from galvan.diagnosis.asking import base_nats, near, run
+from galvan.diagnosis.asking import base_nats, log, near, run
 from galvan.diagnosis.catalogue import Answer, Facts, absent, cause, evidence, present, unknown
-from galvan.diagnosis.thresholds import LOGGED_LOSS, LOSS_SHARE, ODD_LOSS
+from galvan.diagnosis.thresholds import LOGGED_LOSS, LOSS_SHARE, ODD_LOSS, PASSES_SHARE, PASSES_TIMES
 
 NO_LOG = "how the training loss was computed; there is no training log."
 
@@ -24,12 +24,15 @@ def normalised_one_by_one(facts: Facts) -> Answer:
     checks, accumulation = here.checks, here.setting("training.accumulation")
     one, several = (checks.loss_error, checks.passes_error) if checks else (None, None)
     if several is not None:
-        if several > LOSS_SHARE and (one is None or one <= LOSS_SHARE):
-            return present([f"Uneven rows in separate passes give a loss {several:.1%} away from that of all their targets."])
+        clearly = several > PASSES_SHARE and one is not None and several > PASSES_TIMES * one
+        if (several > LOSS_SHARE or clearly) and (one is None or one <= LOSS_SHARE):
+            return present([f"Uneven rows in separate passes give a loss {several:.1%} away from that of all their targets."],
+                           evidence(f"In one pass it is right to {one:.1g} of it." if one is not None else None))  # fmt: skip
         return absent([f"Uneven rows in separate passes give the loss of all their targets to {several:.1g} of it."])
-    if here.log is None:
+    told = log(facts)
+    if told is None:
         return unknown(NO_LOG)
-    if not here.log.ours:
+    if not told.ours:
         return unknown(
             "over how many targets each step was divided; the log does not say which version and how many passes a step."
         )
@@ -69,18 +72,18 @@ def _expected_targets(facts: Facts) -> float | None:
     sources=["transformers#37197"],
 )
 def multiplied_by_accumulation(facts: Facts) -> Answer:
-    log, known = run(facts).log, base_nats(facts)
-    if log is None or log.first_loss is None:
+    told, known = log(facts), base_nats(facts)
+    if told is None or told.first_loss is None:
         return unknown(NO_LOG)
     if known is None:
         return unknown("the base's NLL on such text, beside which the first logged loss would show it; nothing was scored.")
-    factor = log.first_loss / known[0]
+    factor = told.first_loss / known[0]
     text = (
-        f"The first logged loss (step {log.first_step}) is {log.first_loss:.4f}; the base has {known[0]:.4f} nats a token on {known[1]}: "
+        f"The first logged loss (step {told.first_step}) is {told.first_loss:.4f}; the base has {known[0]:.4f} nats a token on {known[1]}: "
         f"{factor:.2f} times that."
     )
     whole = round(factor)
-    if whole >= 2 and near(factor, whole, LOGGED_LOSS) and not log.ours:
+    if whole >= 2 and near(factor, whole, LOGGED_LOSS) and not told.ours:
         return present([text], [], "likely")
     return absent([text]) if factor < 1 + ODD_LOSS else unknown("why the first loss is so high.", [text])
 
@@ -107,7 +110,7 @@ def overcounted(facts: Facts) -> Answer:
             return present(evidence(said, f"The difference is one for each of {rows:,} rows and {epochs:g} epochs."))
     if checks is not None and checks.loss_error is not None and checks.loss_error <= LOSS_SHARE:
         return absent(evidence(f"The loss is the mean NLL of its targets to {checks.loss_error:.1g} of it.", said))
-    if here.log is None:
+    if log(facts) is None:
         return unknown(NO_LOG)
     return unknown("by how many targets the loss was divided; the log does not count them.", evidence(said))
 
@@ -122,18 +125,18 @@ def overcounted(facts: Facts) -> Answer:
     sources=["transformers#35078"],
 )
 def multiplied_by_processes(facts: Facts) -> Answer:
-    log, known = run(facts).log, base_nats(facts)
-    if log is None or log.first_eval is None:
+    told, known = log(facts), base_nats(facts)
+    if told is None or told.first_eval is None:
         return unknown("what evaluation loss was logged; there is no training log with one.")
     if known is None:
         return unknown("the loss computed again in one process; nothing was scored.")
-    factor = log.first_eval / known[0]
+    factor = told.first_eval / known[0]
     text = (
-        f"The evaluation loss logged at step {log.first_eval_step} is {log.first_eval:.4f}; computed again in one process the base has "
+        f"The evaluation loss logged at step {told.first_eval_step} is {told.first_eval:.4f}; computed again in one process the base has "
         f"{known[0]:.4f} nats a token on {known[1]}: {factor:.2f} times that."
     )
     whole = round(factor)
-    if whole >= 2 and near(factor, whole, LOGGED_LOSS) and not log.ours:
+    if whole >= 2 and near(factor, whole, LOGGED_LOSS) and not told.ours:
         doubled = multiplied_by_accumulation(facts).status == "present"
         return (
             present([text], [], "likely")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from galvan.diagnosis.asking import learned_elsewhere, test_gain
+from galvan.diagnosis.asking import learned_elsewhere, practically_equal, test_gain
+from galvan.diagnosis.c_scaling import rslora_flag
 from galvan.diagnosis.catalogue import Answer, Facts, absent, cause, evidence, present, unknown
 from galvan.diagnosis.outcome import Outcome
 from galvan.diagnosis.thresholds import FEWEST_SEEDS
@@ -40,7 +41,7 @@ def over_fitted(facts: Facts) -> Answer:
                        "certain" if wide or copying else "very likely")  # fmt: skip
     if copying:
         return present(evidence(copied, gap if wide else None), evidence(last), "very likely")
-    if wide and test is not None and test.verdict == "worse":
+    if wide and test is not None and test.verdict == "worse" and not practically_equal(test):
         return present(evidence(gap, f"Held-out text became less likely: {test.reason}"), evidence(last, copied), "very likely")
     if curve is None and copying is None and (test is None or apart is None):
         return unknown("the learning curve, the gain on training text, and how much generated texts copy.")
@@ -77,6 +78,8 @@ def forgot(facts: Facts) -> Answer:
             return present(
                 because, [f"{elsewhere} An adapter on another base than its own (A10) ruins neutral text as well."], "likely"
             )
+        if rslora_flag(facts).certainty == "likely":
+            return present(because, ["A wrong scale (C01) makes neutral text less likely as well."], "likely")
         return present(because)
     if said is False:
         return absent(figures or ["On neutral text the tuned model is the base's equal, within the margin for forgetting."])

@@ -44,6 +44,14 @@ class Tokens:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Of the rows `read`, those that preparing left out because nothing is learned from them."""
+
+    read: int
+    empty: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Log:
     """A training log. Losses in nats a token: `first_loss` of the first logged step, `first_eval` of the first evaluation after
     `first_eval_step` steps. `trained_tokens` counts targets over all epochs; `ours` says that galvan's loop wrote it."""
@@ -130,6 +138,7 @@ class RunFacts:
     tokens: Tokens | None = None
     preflight: Mapping[str, Any] | None = None
     overlaps: Sequence[Overlap] | None = None
+    left_out: LeftOut | None = None
     training: Mapping[str, Any] | None = None
     log: Log | None = None
     checks: Checks | None = None
@@ -159,6 +168,7 @@ def run_facts(folder: Path, settings: Mapping[str, Any] | None = None) -> RunFac
         tokens=_tokens(_mapping(folder / "tokens.json")),
         preflight=_mapping(folder / "preflight.json"),
         overlaps=None if audit is None else overlaps(audit),
+        left_out=None if audit is None else _left_out(audit),
         training=training,
         log=_log(folder, training),
         checks=_record(Checks, checks) if isinstance(checks, Mapping) else None,
@@ -209,6 +219,13 @@ def overlaps(audit: Mapping[str, Any]) -> list[Overlap]:
     known = {f.name for f in dataclasses.fields(Overlap)}
     rows = [row for row in audit.get("overlaps") or [] if isinstance(row, Mapping)]
     return [Overlap(**{**nothing, **{k: v for k, v in row.items() if k in known}}) for row in rows]
+
+
+def _left_out(audit: Mapping[str, Any]) -> LeftOut | None:
+    removed, read = audit.get("removed"), _int(audit.get("rows_read"))
+    empty = removed.get("empty") if isinstance(removed, Mapping) else None
+    count = _int(empty.get("count")) if isinstance(empty, Mapping) else 0
+    return None if read is None or count is None else LeftOut(read, count)
 
 
 def _log(folder: Path, training: Mapping[str, Any] | None) -> Log | None:

@@ -10,6 +10,8 @@ ENDS_LEARNED: Final = 0.5  # share of rows whose end is learned, below which a m
 LOST_TARGETS: Final = 0.02  # share of the tokens to learn that truncation may take (E06)
 MUCH_LOST: Final = 0.2  # from here truncation is decisive by itself (E06)
 LOSS_SHARE: Final = 0.02  # how far a loss may be from its definition, as a share (E11, F01, F03)
+PASSES_SHARE: Final = 1e-3  # the same of several passes (F01), where it is also
+PASSES_TIMES: Final = 100.0  # so many times the error of one pass, which rounding alone never is (F01)
 LOGGED_LOSS: Final = 0.15  # how far the first logged loss may be from k times the base's NLL, as a share (F02, F04)
 ODD_LOSS: Final = 0.5  # a first loss further from the base's than this share is not the base's (E11)
 PADDING_NATS: Final = 0.5  # a token whose NLL moves by so much with padding is not rounding, in any dtype (E13, G02)
@@ -37,6 +39,10 @@ LOW_RATES: Final = {
     "lora": 2e-5,
     "full": 2e-7,
 }  # peak learning rates up to which hardly anything is learned (D05; METHODS 8, cause E)
+USUAL_RATES: Final = {
+    "lora": 1e-4,
+    "full": 1e-6,
+}  # peak learning rates from which one is usual; below, one that taught nothing is suspected (D05)
 HIGH_RATES: Final = {"lora": 3e-3, "full": 3e-3}  # peak learning rates from which a run that got worse was driven too hard (D12)
 LEAST_MOVE: Final = 2e-5  # with Adam no entry of lora_B travels further than the sum of the rates: below one usual step (D05)
 SHORT_MOVE: Final = 1e-3  # below some ten usual steps (D05, D06)

@@ -30,11 +30,19 @@ def word_for(right: int, of: int) -> Certainty:
 
 
 def capped(code: str, word: Certainty, table: Measured | None = None) -> Certainty:
-    """`word`, or a weaker one if the benchmark has measured that `word` is too strong for this cause."""
-    counted = (measured() if table is None else table).get(code, {}).get(word)
+    """`word`, or a weaker one if the benchmark has measured that `word` is too strong for this cause.
+
+    A cause that was right often enough in few runs, too few for an interval of its own, is held to that of all causes named with `word`.
+    """
+    table = measured() if table is None else table
+    counted = table.get(code, {}).get(word)
     if word in ("certain", "cannot tell") or counted is None or not counted[1]:
         return word
-    return max(word, word_for(*counted), key=CERTAINTIES.index)
+    borne_out = word_for(*counted)
+    if counted[0] / counted[1] >= LEAST[word][0]:
+        every = [words[word] for words in table.values() if word in words]
+        borne_out = min(borne_out, word_for(*map(sum, zip(*every, strict=True))), key=CERTAINTIES.index)
+    return max(word, borne_out, key=CERTAINTIES.index)
 
 
 @cache

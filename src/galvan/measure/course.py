@@ -36,7 +36,7 @@ class Course:
     the third to the last quarter of the log, `last_drop_se` its standard error.
     Of the `factors` that start at zero `silent` got no gradient at the first step. Of the `parameters` with a gradient `still` did not
     move in any watched step; `changed_share` is the part of their entries that a step changed. `gradient_left` is the largest norm of a
-    gradient that was there before a step's own was added.
+    gradient that was there before a step's own was added. `first_eval` is the first loss of an evaluation, after `first_eval_step` steps.
     """
 
     steps: int
@@ -60,6 +60,9 @@ class Course:
     still: int = 0
     changed_share: float | None = None
     gradient_left: float | None = None
+    first_step: int | None = None
+    first_eval_step: int | None = None
+    first_eval: float | None = None
 
     @property
     def moved_nothing(self) -> bool:
@@ -92,6 +95,7 @@ def course(rows: Sequence[Mapping[str, Any]]) -> Course | None:
         restart=_restart(finite),
         **_movement(rows),
         gradient_left=max((row["gradient_left"] for row in rows if _number(row.get("gradient_left"))), default=None),
+        first_step=finite[0][0] if finite else None,
     )
 
 

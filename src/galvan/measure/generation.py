@@ -405,7 +405,7 @@ def merged_copy(wrapped: Any, prompts: Sequence[Sequence[int]]) -> tuple[nn.Modu
     try:
         with models.quiet():
             merged = copy.deepcopy(wrapped).merge_and_unload().eval()
-    except (ValueError, NotImplementedError, AttributeError):  # PEFT has kinds of adapters that refuse it
+    except (ValueError, RuntimeError, AttributeError):  # PEFT has kinds of adapters that refuse it, each in its own way
         return None, MergeFacts(False, "PEFT cannot merge this kind of adapter")
     with live.evaluation_mode(wrapped):
         facts = live.function_facts(merged, live.alone_nll(wrapped, rows), rows)

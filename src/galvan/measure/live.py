@@ -313,13 +313,15 @@ def _generated(model: Any, row: Tensor) -> tuple[int | None, int | None]:
 
 @torch.no_grad()
 def behind(model: Any, ids: Tensor, start: int) -> int:
-    """Of the ids [1, T] from `start` on, those that the model's own logits, without a cache, do not put first; two nearer than a thousandth may change places."""
-    ids = ids.to(next(model.parameters()).device)
+    """Of the ids [1, T] from `start` on, those that the model's own logits, without a cache, do not put first. Two may change places that are
+    nearer than a thousandth of the largest logit, or than rounding in the model's number format."""
+    weight = next(model.parameters())
+    ids, share = ids.to(weight.device), max(1e-3, 2 * torch.finfo(weight.dtype).eps) if weight.is_floating_point() else 1e-3
     if ids.shape[1] <= start:
         return 0
     logits = model(input_ids=ids, use_cache=False).logits[0, start - 1 : -1].float()
     short = logits.amax(-1) - logits.gather(-1, ids[0, start:, None])[:, 0]
-    return int((short > 1e-3 * logits.abs().amax().clamp_min(1.0)).sum())
+    return int((short > share * logits.abs().amax().clamp_min(1.0)).sum())
 
 
 def _sweep(tuned: nn.Module, rows: Sequence[Tensor]) -> tuple[SweepPoint, ...]:

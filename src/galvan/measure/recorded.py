@@ -4,13 +4,14 @@ sharded training. Only text is read; `training_args.bin` and optimizer states ar
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from galvan.errors import DataError, ModelError
-from galvan.measure.course import course
+from galvan.measure.course import Course, course
 from galvan.measure.facts import Recorded
 from galvan.models import Located, read_config
 from galvan.rundir import read_rows, sha256_file
@@ -82,16 +83,25 @@ def _checkpoints(folder: Path) -> list[Path]:
 def _trainer(state: Mapping[str, Any], folder: Path, sharded: tuple[str, ...]) -> Recorded:
     here = _CHECKPOINT.fullmatch(folder.name)
     best = _best_step(state)
-    history = state.get("log_history")
+    found = state.get("log_history")
+    history = found if isinstance(found, list) else []
     return Recorded(
         "transformers",
         steps=state.get("global_step") if isinstance(state.get("global_step"), int) else None,
         checkpoint=int(here[1]) if here else None,
         best_step=best,
         same_as_best=_same_as_best(folder, best),
-        course=course(trainer_rows(history if isinstance(history, list) else [])),
+        course=_trainer_course(history),
         sharded=sharded,
     )
+
+
+def _trainer_course(history: Sequence[Any]) -> Course | None:
+    seen = course(trainer_rows(history))
+    evaluated = [row for row in history if isinstance(row, Mapping) and isinstance(row.get("eval_loss"), int | float)]
+    if seen is None or not evaluated or not isinstance(evaluated[0].get("step"), int):
+        return seen
+    return dataclasses.replace(seen, first_eval_step=evaluated[0]["step"], first_eval=float(evaluated[0]["eval_loss"]))
 
 
 def _best_step(state: Mapping[str, Any]) -> int | None:
