@@ -1,6 +1,6 @@
 """Run the fault benchmark, print its tables and, after a full run, put them into docs/diagnosis.md.
 
-python -m benchmarks.faults [--slice | --full] [--out DIR] [--again] [--only TEXT] [--on TEXT] [--freeze]
+python -m benchmarks.faults [--slice | --full] [--out DIR] [--again] [--only TEXT] [--on TEXT] [--kept] [--freeze]
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ def main() -> None:
     parser.add_argument(
         "--on", default="", help="Only settings of this part, or whose names hold this text; nothing is written to docs."
     )
+    parser.add_argument(
+        "--kept", action="store_true", help="Run no case that has not been run; count those that have, and write the page."
+    )
     parser.add_argument("--freeze", action="store_true", help="Write what the words of certainty came to into galvan's assets.")
     given = parser.parse_args()
     out = given.out.resolve()
@@ -42,11 +45,14 @@ def main() -> None:
     wanted = runner.jobs(cases, given.on)
     if given.slice:
         wanted = [(case, case.settings[0]) for case in cases if case.name in SLICE]
+    planned = len(wanted)
+    if given.kept:
+        wanted = [(case, setting) for case, setting in wanted if runner.is_kept(out, case, setting)]
     runner.import_everything()
     results = list(runner.run_all(out, wanted, given.again))
     whole = not given.slice and not given.only and not given.on
     mended = remedies.measure(out, results) if whole else []
-    text = page.markdown(results, mended)
+    text = page.markdown(results, mended, planned)
     print(text)
     if given.freeze:
         page.freeze(results)

@@ -18,12 +18,13 @@ from benchmarks.faults.place import (
     write_record,
     write_trainer_state,
 )
+from galvan.models import locate
 
 
 @fault("A09", settings=(*EVERYWHERE, *SPARK))
 def tuned_is_the_base(place: Place) -> Said:
     """The folder given as the tuned model is a copy of the base."""
-    return place.evaluate(Path(shutil.copytree(place.base, place.folder / "copy", dirs_exist_ok=True)))
+    return place.evaluate(Path(shutil.copytree(locate(str(place.base)).path, place.folder / "copy", dirs_exist_ok=True)))
 
 
 @fault("A10")

@@ -10,6 +10,7 @@ import ast
 import csv
 import json
 import random
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -90,7 +91,7 @@ def _fresh(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
     seen: set[tuple[str, ...]] = set()
     fresh = []
     for text, name in rows:
-        words = text.lower().split()
+        words = re.findall(r"\w+", text.lower())
         runs = {tuple(words[i : i + 8]) for i in range(len(words) - 7)}
         if not runs & seen:
             fresh.append((text, name))

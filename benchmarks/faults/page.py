@@ -23,7 +23,8 @@ BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 PARTS = (DEVELOPMENT, HELD_OUT)
 
 
-def markdown(results: Sequence[Result], mended: Sequence[Mended]) -> str:
+def markdown(results: Sequence[Result], mended: Sequence[Mended], planned: int | None = None) -> str:
+    """All tables; `planned` is the number of runs of the whole benchmark, said where fewer were made."""
     faults, healthy = scoring.faults(results), scoring.healthy(results)
     crashed = [r for r in results if r.crash]
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft"))
@@ -33,6 +34,10 @@ def markdown(results: Sequence[Result], mended: Sequence[Mended]) -> str:
         f"runs ({len({r.case for r in healthy})} kinds); {platform.machine()}, one thread, {minutes:.0f} minutes; {packages}. "
         f"{len(crashed)} runs ended without an answer. Intervals are 95 %, Clopper and Pearson."
     )
+    if planned is not None and planned > len(results):
+        head += (
+            f" **Not all of it:** {len(results)} of {planned} planned runs, on {', '.join(sorted({r.setting for r in results}))}."
+        )
     parts = [
         head,
         _acceptance(results),

@@ -48,7 +48,7 @@ class Mended:
 
 def measure(out: Path, results: Sequence[Result]) -> list[Mended]:
     """Two more runs for each of the cases; kept, so that they are made once."""
-    return [_mended(out, r) for r in results if r.case in CASES and r.setting.endswith(("-0", "-10"))]
+    return [_mended(out, r) for r in results if r.case in CASES and r.setting.endswith(("-0", "-11"))]
 
 
 def _mended(out: Path, result: Result) -> Mended:

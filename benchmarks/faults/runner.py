@@ -19,6 +19,7 @@ from benchmarks.faults.ground import Setting
 from benchmarks.faults.place import Place
 from galvan.rundir import read_json, write_json
 
+NO_END = "the process ended without a result"
 SECONDS = 900  # a case that takes longer is ended and counts as crashed
 
 
@@ -77,6 +78,12 @@ def path_of(out: Path, case: Case, setting: Setting) -> Path:
     return out / "results" / f"{case.name}--{setting.name}.json"
 
 
+def is_kept(out: Path, case: Case, setting: Setting) -> bool:
+    """Whether this case was run on this setting, to an end."""
+    path = path_of(out, case, setting)
+    return path.is_file() and read(path).crash != NO_END
+
+
 def run_all(out: Path, wanted: Sequence[tuple[Case, Setting]], again: bool = False) -> Iterator[Result]:
     """The result of every job, computed where there is none yet, or where it crashed, or `again`."""
     for case, setting in wanted:
@@ -106,7 +113,7 @@ def read(path: Path) -> Result:
 def _in_child(out: Path, case: Case, setting: Setting, path: Path) -> None:
     """Patches, random state and memory of a case end with its process."""
     empty = Result(case.name, case.code, case.group, case.accept, setting.name, setting.part)
-    write_json(path, dataclasses.replace(empty, crash="the process ended without a result"))
+    write_json(path, dataclasses.replace(empty, crash=NO_END))
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
