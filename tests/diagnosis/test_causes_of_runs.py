@@ -156,6 +156,7 @@ def with_tokens(told: Any) -> Change:
         write_json(folder / "tokens.json", told)
         counts = {name: getattr(told, name) for name in ("rows", "tokens", "supervised_tokens", "truncated_rows")}
         with_file("preflight.json", counts)(folder)
+        with_file("training.json", {"truncated_rows": told.truncated_rows})(folder)
         trace = list(read_rows(folder / "training.jsonl"))
         write_rows(folder / "training.jsonl", [*trace[:-1], {**trace[-1], "tokens": 2 * told.supervised_tokens}])
 
@@ -281,6 +282,7 @@ FAULTS = [
     pytest.param("E04", with_tokens(without_bos()), id="ids without a beginning"),
     pytest.param("E04", with_file("provenance.json", {"first_token_rule": "first-token-is-context"}), id="no beginning", marks=pytest.mark.cause("E04", "fault")),
     pytest.param("E05", with_tokens(straddling()), id="merged boundary", marks=pytest.mark.cause("E05", "fault")),
+    pytest.param("E07", with_file("training.json", {"truncated_rows": 9}), id="rows of another cut", marks=pytest.mark.cause("E07", "fault")),
     pytest.param("E06", with_tokens(tokens(rows(most=20))), id="cut rows", marks=pytest.mark.cause("E06", "fault")),
     pytest.param("E07", with_file("preflight.json", {"tokens": 7}), id="stale rows", marks=pytest.mark.cause("E07", "fault")),
     pytest.param("E08", with_checks(contamination=0.3), id="packed together", marks=pytest.mark.cause("E08", "fault")),
