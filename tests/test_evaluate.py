@@ -127,7 +127,7 @@ def test_a_dead_adapter_is_refused_before_any_perplexity_is_printed(
         )
     assert command(monkeypatch, "evaluate", base, adapter, "--data", data, "--out", tmp_path / "run") == 4
     shown = capsys.readouterr()
-    assert f"{code} " in shown.out
+    assert f"error[{code}]" in shown.out
     written = "".join(p.read_text() for p in (tmp_path / "run").glob("*.*") if p.suffix in {".md", ".json"})
     assert "erplexity fell" not in shown.out + shown.err + written
     verdict = json.loads((tmp_path / "run" / "verdict.json").read_text())

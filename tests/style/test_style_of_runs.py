@@ -160,7 +160,7 @@ def test_a_model_too_weak_to_write_sense_is_said_to_be_and_an_able_one_is_not(tm
         ]  # fmt: skip
         pq.write_table(pa.Table.from_pylist(scores), tmp_path / "scores.parquet")
         caution = _no_sense(tmp_path, documents)
-        assert (caution is not None) is said and (caution is None or "a choice among 246" in caution)
+        assert (caution is not None) is said and (caution is None or "a choice among 250" in caution)
 
 
 def test_what_follows_a_prompt_is_judged_and_the_prompt_is_not(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def load_state(found: Found, parameters: Mapping[str, nn.Parameter], optimizers:
         for name, value in values.items():
             if name.startswith(prefix):
                 of, _, key = name.removeprefix(prefix).rpartition(".")
-                state.setdefault(place[of], {})[key] = as_held(value, parameters[of]) if isinstance(value, Tensor) else value
+                state.setdefault(place[of], {})[key] = as_held(value, parameters[of]) if isinstance(value, Tensor) and of in parameters else value
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     cpu, cuda = (_random(kind, distributed.rank()) for kind in ("cpu", "cuda"))
     if cpu not in tensors:  # a rank that was not there before draws what nobody has drawn
@@ -160,8 +160,9 @@ def _state(
 
 def _names(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> list[str]:
     """In the optimizer's own order, which is another one where weights are shared out."""
-    names = {id(p): name for name, p in parameters.items()}
-    return [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+    names = {id(p): name for name, p in parameters.items()}  # what is not the model's own (D03) is kept by its place
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    return [names.get(id(p), f"#{n}") for n, p in enumerate(held)]
 
 
 @torch.no_grad()
