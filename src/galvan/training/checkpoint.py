@@ -130,7 +130,9 @@ def load_state(found: Found, parameters: Mapping[str, nn.Parameter], optimizers:
         for name, value in values.items():
             if name.startswith(prefix):
                 of, _, key = name.removeprefix(prefix).rpartition(".")
-                state.setdefault(place[of], {})[key] = as_held(value, parameters[of]) if isinstance(value, Tensor) and of in parameters else value
+                state.setdefault(place[of], {})[key] = (
+                    as_held(value, parameters[of]) if isinstance(value, Tensor) and of in parameters else value
+                )
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     cpu, cuda = (_random(kind, distributed.rank()) for kind in ("cpu", "cuda"))
     if cpu not in tensors:  # a rank that was not there before draws what nobody has drawn
