@@ -50,6 +50,15 @@ def why_not_own(model: nn.Module) -> str | None:
     return _why_not_own.get(decoder, "it was not tried") or llama.refusal(decoder)
 
 
+def fallback(model: nn.Module, unpadded: bool) -> str | None:
+    """What people are told where passes do not take `galvan.llama`'s way, and why; None where they do."""
+    reason = why_not_own(model)
+    if unpadded and reason is None:
+        return None
+    rows = "without padding" if unpadded else "on padded rows"
+    return f"Passes go through transformers' own layers, {rows}: {reason or 'the other ways gave other numbers'}."
+
+
 @contextmanager
 def documents_apart(model: nn.Module, lengths: Sequence[int]) -> Iterator[None]:
     """Inside, rows of [1, sum(lengths)] tokens are documents of these lengths that do not see each other; backward passes belong inside

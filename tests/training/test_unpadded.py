@@ -9,11 +9,12 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 from families import FAMILIES, LENGTHS, SMALL, adapted, large, rows_for
 from galvan import llama
 from galvan.likelihood import supports_chunks, token_nll
+from galvan.progress import Silent
 from galvan.training import loop
 from galvan.training.gradients import batch_gradient, evaluate_rows
 from galvan.training.packing import collate_packs
 from galvan.training.passes import plan_unpadded
-from galvan.unpadded import NAME, documents_apart, supports_unpadded, why_not_own
+from galvan.unpadded import NAME, documents_apart, fallback, supports_unpadded, why_not_own
 from models_for_tests import tiny_llama, tiny_mistral, wrap
 
 
@@ -87,6 +88,7 @@ def test_a_wrong_rope_base_falls_back_to_transformers(monkeypatch):
     rows = rows_for(model)
     expected = gradients(model, rows, unpadded=False)
     assert supports_unpadded(model, True) and why_not_own(model) == "its numbers differ from transformers'"
+    assert "without padding: its numbers differ" in str(fallback(model, True))
     found = gradients(model, rows, unpadded=True)
     assert found[0] == pytest.approx(expected[0], rel=1e-6)
 
@@ -102,19 +104,32 @@ def test_where_neither_way_gives_the_right_numbers_rows_are_padded(monkeypatch):
     assert not supports_unpadded(model, True)
 
 
+class Heard(Silent):
+    """Progress that keeps what was said."""
+
+    def __init__(self):
+        self.sentences = []
+
+    def say(self, sentence):
+        self.sentences.append(sentence)
+
+
 def test_training_on_padded_rows_gives_the_same_losses_where_the_path_is_not_taken(monkeypatch, tmp_path):
     from galvan.recipe import Training
     from galvan.rundir import read_rows
 
     settings = Training(batch_size=3, accumulation=1, epochs=2.0, warmup_ratio=0.0, evaluations=1)
-    losses = {}
+    losses, said = {}, {}
     for name, answer in (("flat", None), ("padded", False)):
         if answer is not None:
             monkeypatch.setattr(loop, "supports_unpadded", lambda *a, answer=answer, **k: answer)
         model = wrap(large(tiny_llama()))
-        loop.train(model, rows_for(model), settings, 1, tmp_path / name)
+        heard = Heard()
+        loop.train(model, rows_for(model), settings, 1, tmp_path / name, progress=heard)
+        said[name] = [sentence for sentence in heard.sentences if sentence.startswith("Passes go through")]
         losses[name] = [row["loss_nats"] for row in read_rows(tmp_path / name / "training.jsonl")]
     assert losses["flat"] == pytest.approx(losses["padded"], rel=1e-5)
+    assert said["flat"] == [] and len(said["padded"]) == 1 and "on padded rows" in said["padded"][0]
 
 
 def test_passes_keep_the_order_and_the_limit():

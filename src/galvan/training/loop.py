@@ -39,7 +39,7 @@ from galvan.training.movement import Modules, copies, gradient_left, movement
 from galvan.training.optimizers import build_optimizers, learning_rate_factor, steps_per_epoch, total_steps
 from galvan.training.pace import Pace
 from galvan.training.packing import collate_packs, require_masked_seams, require_reset
-from galvan.unpadded import supports_unpadded
+from galvan.unpadded import fallback, supports_unpadded
 
 RowsOfEpoch = Callable[[int], Sequence[TokenRow]]
 Watch = Callable[[int, Mapping[str, float]], None]  # step, and figures by name: what a tracker draws
@@ -140,6 +140,8 @@ def train(
         compute,
         watch,
     )
+    if (sentence := fallback(model, unpadded)) is not None:
+        run.progress.say(sentence)
     run.begin(identity)
     if not run.step:
         run.evaluate()
