@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from benchmarks.faults.cases import SOME, healthy
@@ -41,21 +42,22 @@ def healthy_server(place: Place) -> Said:
 @healthy(SOME)
 def healthy_export(place: Place) -> Said:
     """The adapter merged in float32 and exported."""
-    _, tuned = pair(place)
-    folder = place.folder / "exported"
-    tuned.merge_and_unload().save_pretrained(folder)
-    place.tokenizer().save_pretrained(folder)
-    return checked(place, place.adapter(), folder)
+    return checked(place, place.adapter(), _merged(place))
 
 
 @healthy(SOME)
 def healthy_merged(place: Place) -> Said:
     """The merged model, evaluated as a whole model against its base."""
+    return place.evaluate(_merged(place))
+
+
+def _merged(place: Place) -> Path:
+    """The healthy adapter merged in float32, as another program would export it."""
     _, tuned = pair(place)
     folder = place.folder / "merged"
     tuned.merge_and_unload().save_pretrained(folder)
     place.tokenizer().save_pretrained(folder)
-    return place.evaluate(folder)
+    return folder
 
 
 @healthy(SOME)

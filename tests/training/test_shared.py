@@ -15,22 +15,23 @@ from galvan.training.shared import Shared
 from models_for_tests import tiny_llama
 
 
+def trained(tmp_path: Path, shared: Shared | None, name: str, seed: int, *more: str) -> Path:
+    """The folder of one training."""
+    settings = [
+        f"model.base={tmp_path / 'base'}",
+        f"data.source={tmp_path / 'texts.jsonl'}",
+        "training.epochs=1.0",
+        f"training.seed={seed}",
+    ]
+    told = Story.begin(from_text("", "test", [*settings, *more]), tmp_path / f"{name}-{seed}", None, True, shared=shared)
+    told.prepare()
+    told.train()
+    return told.folder
+
+
 def adapters(tmp_path: Path, shared: Shared | None, name: str, *more: str) -> list[bytes]:
     """Two seeds, one after the other."""
-    found = []
-    for seed in (1, 2):
-        settings = [
-            f"model.base={tmp_path / 'base'}",
-            f"data.source={tmp_path / 'texts.jsonl'}",
-            "training.epochs=1.0",
-            f"training.seed={seed}",
-            *more,
-        ]
-        told = Story.begin(from_text("", "test", settings), tmp_path / f"{name}-{seed}", None, True, shared=shared)
-        told.prepare()
-        told.train()
-        found.append((tmp_path / f"{name}-{seed}/adapter/adapter_model.safetensors").read_bytes())
-    return found
+    return [(trained(tmp_path, shared, name, seed, *more) / "adapter/adapter_model.safetensors").read_bytes() for seed in (1, 2)]
 
 
 def test_two_seeds_load_one_base_and_come_to_the_same_bytes_as_alone(tmp_path: Path) -> None:
@@ -46,16 +47,7 @@ def test_where_training_leaves_something_behind_the_base_is_loaded_again(leaves:
     story(tmp_path)
     shared = Shared()
     for seed in (1, 2):
-        settings = [
-            f"model.base={tmp_path / 'base'}",
-            f"data.source={tmp_path / 'texts.jsonl'}",
-            "training.epochs=1.0",
-            f"training.seed={seed}",
-            leaves,
-        ]
-        told = Story.begin(from_text("", "test", settings), tmp_path / f"r{seed}", None, True, shared=shared)
-        told.prepare()
-        told.train()
+        trained(tmp_path, shared, "again", seed, leaves)
     assert shared.loads == 2
 
 
