@@ -51,14 +51,6 @@ class Membership:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """The whole of what is known about learning by heart: by arm and split, and over the documents."""
-
-    extraction: list[Extraction]
-    membership: Membership
-
-
 def extraction(rows: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> list[Extraction]:
     """From the rows of `extraction.parquet`, one entry an arm and split, in order of appearance."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}

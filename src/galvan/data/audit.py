@@ -138,11 +138,6 @@ def _overlap(a: str, b: str, documents: Sequence[Document], found: shared.Found)
     )
 
 
-def overlap_of(a: str, in_a: Sequence[Document], b: str, in_b: Sequence[Document]) -> Overlap:
-    """What two collections that are no splits of one have in common."""
-    return _overlap(a, b, in_b, shared.found({a: in_a, b: in_b}, [(a, b)], [a, b])[a, b])
-
-
 def leaking_ids(splits: Splits) -> set[str]:
     """Ids of the held-out documents that training has in part or (of validation) that test has, by any of the measures that refuse."""
     parts = {name: documents for name, documents in splits.items() if documents}

@@ -120,11 +120,6 @@ class FileFacts:
     head_overwritten: bool | None = None
 
     @property
-    def n_lora_keys(self) -> int:
-        """Keys that belong to LoRA layers, by their names alone."""
-        return self.n_keys - len(self.other_tensors)
-
-    @property
     def fits_after_renaming(self) -> bool:
         """Every key that fits nothing fits once the names in `renames` are taken out or put in."""
         return bool(self.unexpected_keys) and self.renamable == len(self.unexpected_keys)
