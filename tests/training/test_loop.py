@@ -329,7 +329,8 @@ def test_a_run_killed_in_any_step_and_run_again_ends_in_the_same_bytes(tmp_path,
     resumed, progress = build(), KilledAfter(-1)
     trained = train(resumed, ROWS, settings, 7, tmp_path / "killed", ROWS[:2], ROWS[2:4], progress=progress)
     assert trained.resumed_at == k - 1 and trained.steps == 6
-    assert progress.said == ([f"Training goes on at step {k - 1} of 6, from the checkpoint."] if k > 1 else [])
+    said = [sentence for sentence in progress.said if not sentence.startswith("Passes go through transformers' own")]
+    assert said == ([f"Training goes on at step {k - 1} of 6, from the checkpoint."] if k > 1 else [])
     assert weights(resumed) == weights(undisturbed)
     for name in ("training.jsonl", "curves.jsonl"):
         assert without_seconds(tmp_path / "killed" / name) == without_seconds(tmp_path / "whole" / name)
