@@ -6,41 +6,16 @@ python -m benchmarks [--quick] [--only training scoring job writing start scale]
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before any import reads it: nothing here needs the network
-os.environ["TOKENIZERS_PARALLELISM"] = "false"
-
-from benchmarks import generate, job, scale, scoring, startup, table, training
-from benchmarks.timing import Row
-from benchmarks.workload import FULL, QUICK, Workload
-
-Works = dict[str, Workload]
-
-
-def _training(works: Works) -> Iterator[Row]:
-    for dropout in (0.0, 0.05):
-        for work in works.values():
-            yield from training.measure(work, dropout)
-
-
-def _scoring(works: Works) -> Iterator[Row]:
-    for name in ("S", "M"):
-        yield from scoring.measure(works[name])
-
-
-PARTS: dict[str, Callable[[Works], Iterator[Row] | list[Row]]] = {
-    "training": _training,
-    "scoring": _scoring,
-    "job": lambda works: job.measure(works["S"]),
-    "writing": lambda works: generate.measure(works["S"]),
-    "start": lambda works: startup.measure(works["S"]),
-    "scale": lambda works: scale.measure(works["S"].size.documents),
-}
+from benchmarks import table
+from benchmarks.parts import PARTS, run
+from benchmarks.timing import Row, stolen
+from benchmarks.workload import FULL, QUICK
 
 
 def main() -> None:
@@ -55,18 +30,20 @@ def main() -> None:
     )
     asked = parser.parse_args()
     started = time.monotonic()
-    works = {scale: Workload.load(size, scale) for scale, size in (QUICK if asked.quick else FULL).items()}
     rows: list[Row] = []
     failed: list[str] = []
     for name in asked.only:
         begun = time.monotonic()
         try:
-            rows += PARTS[name](works)
+            with ProcessPoolExecutor(1, get_context("spawn")) as apart:
+                some, stole = apart.submit(run, name, asked.quick).result()
+            rows += some
+            stolen.extend(stole)
         except (Exception, SystemExit) as error:  # the other parts are still worth their minutes
             failed.append(f"{name}: {error}")
             traceback.print_exc()
         print(f"{name}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
-    text = table.markdown(rows, works["S"], time.monotonic() - started)
+    text = table.markdown(rows, (QUICK if asked.quick else FULL)["S"], time.monotonic() - started)
     print(text)
     if failed:
         raise SystemExit("\n".join(["These parts failed, so nothing was written:", *failed]))

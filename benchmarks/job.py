@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -129,17 +128,25 @@ def _both(first: Ended, second: Ended) -> Ended:
     return Ended(first.seconds + second.seconds, max(first.peak_mib, second.peak_mib), first.nats + second.nats)
 
 
+# The peak of a process is read by a small one that starts it: a child inherits the peak of a large parent.
+LAUNCHER = """
+import os, resource, sys
+status = os.waitstatus_to_exitcode(os.waitpid(os.posix_spawnp(sys.argv[2], sys.argv[2:], os.environ), 0)[1])
+open(sys.argv[1], "w").write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024))
+sys.exit(status)
+"""
+
+
 def _run(command: Sequence[str]) -> tuple[float, float, str]:
     """Wall time, peak MiB and output of a process."""
-    started = time.perf_counter()
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        process = subprocess.Popen(command, stdout=out, stderr=err)
-        _, status, usage = os.wait4(process.pid, 0)
+    with tempfile.TemporaryDirectory() as folder:
+        peak = Path(folder) / "peak"
+        started = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", LAUNCHER, str(peak), *command], capture_output=True, text=True)
         seconds = time.perf_counter() - started
-        out.seek(0), err.seek(0)
-        if status:
-            raise SystemExit(f"{' '.join(command)} failed: {err.read()[-2000:]}")
-        return seconds, usage.ru_maxrss / 1024, out.read()
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)} failed: {done.stderr[-2000:]}")
+        return seconds, float(peak.read_text(encoding="utf-8")), done.stdout
 
 
 def _lm_eval(base: str, texts: list[str], adapter: str | None) -> list[float]:

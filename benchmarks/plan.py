@@ -42,10 +42,10 @@ def child(what: str, scale: str, method: str, folder: Path) -> dict[str, Any]:
 
 
 def in_child(what: str, scale: str, method: str, folder: Path) -> dict[str, Any]:
-    import resource
 
     import torch
 
+    from benchmarks.timing import peak_mib
     from benchmarks.workload import SEED, TRAINING, Size, Workload
     from galvan import models
     from galvan.models import Choice, Located
@@ -68,7 +68,7 @@ def in_child(what: str, scale: str, method: str, folder: Path) -> dict[str, Any]
     begun = time.process_time()
     with tempfile.TemporaryDirectory() as work:
         train(model, rows, asked, SEED, Path(work), (), rows[:PROBE])
-    return {"seconds": time.process_time() - begun, "bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    return {"seconds": time.process_time() - begun, "bytes": peak_mib() * 2**20}
 
 
 def main() -> None:

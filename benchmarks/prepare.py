@@ -93,8 +93,8 @@ def peaks(sizes: list[float]) -> None:
                     for row in texts(min(20.0, megabytes - 20 * part), seed=part):
                         stream.write(json.dumps({"text": row}, ensure_ascii=False) + "\n")
                         rows += 1
-            code = "import resource, sys; from pathlib import Path; from benchmarks.prepare import prepared; prepared(Path(sys.argv[1]))\n"
-            code += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+            code = "import sys; from pathlib import Path; from benchmarks.prepare import prepared; from benchmarks.timing import peak_mib\n"
+            code += "prepared(Path(sys.argv[1])); print(peak_mib())"
             done = subprocess.run([sys.executable, "-c", code, str(path)], check=True, capture_output=True, text=True, cwd=ROOT)
             measured.append((rows, float(done.stdout)))
             print(f"{megabytes:g} MB of text, {rows:,} rows: {measured[-1][1]:,.0f} MiB at most", flush=True)

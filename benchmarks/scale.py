@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -20,15 +19,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.timing import Row
+from benchmarks.timing import Row, peak_mib
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 WORDS = 16  # a document: short ones, so that what each costs by itself counts
-
-
-def peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def score(number: int, folder: Path) -> dict[str, float]:

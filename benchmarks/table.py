@@ -12,17 +12,16 @@ from pathlib import Path
 import torch
 
 from benchmarks.timing import Row, stolen
-from benchmarks.workload import Workload
+from benchmarks.workload import Size
 from galvan.rundir import write_text
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 
 
-def markdown(rows: Sequence[Row], work: Workload, seconds: float) -> str:
+def markdown(rows: Sequence[Row], size: Size, seconds: float) -> str:
     """The table and, above it, what it was measured on."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft", "trl", "lm_eval"))
-    size = work.size
     lines = [
         f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads; {packages}. {size.trained} letters trained on, "
         f"{size.scored} scored, {size.rounds} rounds in turns at S, {seconds:.0f} s in all. Stolen by the machine's host, a run: {_stolen()}.",
