@@ -22,7 +22,7 @@ demo: $(VENV)/core ## Fine-tune the bundled model on the bundled letters and jud
 	$(BIN)/galvan run examples/frankenstein.yaml --out runs/demo --offline
 
 test: $(VENV)/dev ## Run the tests that take seconds.
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-all: $(VENV)/dev ## Run every test, the long simulations too.
 	$(BIN)/python -m pytest
