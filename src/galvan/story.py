@@ -751,9 +751,10 @@ class Story:
 
     def _write_provenance(self) -> None:
         from galvan.data.tokens import first_token_rule
-        from galvan.measure.scoring import scoring_rule
+        from galvan.measure.scoring import scoring_rule, text_facts
 
         assert self.tuned is not None
+        test = self.folder / "data" / "test.jsonl"
         weights = {p.name: sha256_file(p) for p in sorted(self.tuned.path.glob("*.safetensors"))}
         write_json(
             self.folder / "provenance.json",
@@ -765,7 +766,8 @@ class Story:
                 "data_sha256": fingerprint([sha256_file(self.folder / "data" / f"{n}.jsonl") for n in ("train", "validation", "test")]),
                 "versions": _versions(), "device": self.device, "dtype": self.dtype,
                 "first_token_rule": first_token_rule(self._tokenizer),
-                "scored_tokens": scoring_rule(each_document(self.folder / "data" / "test.jsonl")), "context_tokens": self._context(),
+                "scored_tokens": scoring_rule(each_document(test)), "context_tokens": self._context(),
+                "texts": text_facts(self._tokenizer, each_document(test), self._context(), self.recipe.evaluation.score_eos),
                 "tokens_per_pass": self.recipe.evaluation.tokens_per_pass,
             },
         )  # fmt: skip

@@ -16,7 +16,7 @@ import torch
 from galvan.errors import DataError
 from galvan.measure import scoring
 from galvan.measure.arms import randomize, score_arms
-from galvan.measure.scoring import SCHEMA, Score, not_reproduced, score, write_scores
+from galvan.measure.scoring import SCHEMA, Score, not_reproduced, score, text_facts, write_scores
 from galvan.models import Choice, Located
 from galvan.progress import Silent
 from galvan.recipe import from_text
@@ -231,6 +231,15 @@ def test_texts_that_a_tokenizer_changes_are_named(monkeypatch):
     lower = byte_tokenizer()
     lower.backend_tokenizer.normalizer = normalizers.Lowercase()
     assert not_reproduced(lower, [Document("a", "small", "b", 0), Document("b", "Large", "b", 1)]) == ["b"]
+    facts = text_facts(lower, [Document(str(n), "Large" if n % 2 else "small", "b", n) for n in range(50)], 128)
+    assert facts.n_not_reproduced == 25 and facts.not_reproduced == tuple(str(n) for n in range(1, 40, 2))
+
+
+def test_the_share_of_tokens_with_little_before_them_is_that_of_all_texts_together():
+    # Byte tokens after BOS: token k of a text sees k tokens. 100 tokens: 63 see fewer than 64; 20 tokens: all do.
+    texts = [Document("long", "x" * 100, "b", 0), Document("short", "y" * 20, "b", 1)]
+    assert text_facts(WITH, texts, 512).little_context_share == pytest.approx((63 + 20) / 120)
+    assert text_facts(WITH, [], 512).little_context_share is None
 
 
 def test_scores_come_back_from_parquet_as_they_were_with_the_exact_schema(tmp_path):

@@ -18,6 +18,7 @@ from scipy import stats
 from galvan import errors
 from galvan.errors import DataError, RecipeError
 from galvan.report import judge
+from galvan.report.limits import limits
 from galvan.report.terminal import show, show_stage
 from galvan.report.verdict import exit_code, vetoes
 from synthetic import VARIANTS, Plan, make, verdict_of
@@ -359,6 +360,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from galvan.report import judge
+from galvan.report.limits import limits
 from galvan.report.terminal import show, show_stage
 judge(Path(sys.argv[1])).show()
 print(sorted({name.split(".")[0] for name in sys.modules} & {"torch", "transformers", "peft"}))
@@ -491,6 +493,20 @@ def test_the_write_up_has_the_origins_sections_in_its_order(tmp_path: Path) -> N
     assert titles == [
         "Summary", "Training details", "Key findings", "Possible explanations", "Recommendations", "Next steps", "How it was measured", "Limits", "Files", "Conclusion",
     ]  # fmt: skip
+
+
+def test_what_tokenizer_and_context_did_to_the_scored_texts_is_a_limit_only_where_it_is_something(tmp_path: Path) -> None:
+    e = judge(make(tmp_path)).evidence
+
+    def said(**facts: object) -> str:
+        return " ".join(limits(dataclasses.replace(e, provenance={**e.provenance, "texts": facts})))
+
+    nothing = {"n_not_reproduced": 0, "not_reproduced": [], "little_context_share": 0.3}
+    assert said(**nothing) == said() == " ".join(limits(e))
+    assert "give back 2 test documents as written (first: a, b)" in said(
+        **nothing | {"n_not_reproduced": 2, "not_reproduced": ["a", "b"]}
+    )
+    assert "60% of the scored tokens have fewer than 64" in said(**nothing | {"little_context_share": 0.6})
 
 
 def test_every_explanation_has_evidence_for_and_against_a_status_and_what_would_settle_it(tmp_path: Path) -> None:

@@ -114,7 +114,8 @@ def full(folder: Path, given: list[str] | None = None) -> tuple[Evidence, dict[s
     recipe = e.recipe.model_copy(
         update={"name": next(text), "data": e.recipe.data.model_copy(update={"source": f"/tmp/{next(text)}.csv"})}
     )
-    provenance = {**e.provenance, "base": next(text), "adapter": next(text)}
+    texts = {"n_not_reproduced": 1, "not_reproduced": [next(text)], "little_context_share": 0.6}
+    provenance = {**e.provenance, "base": next(text), "adapter": next(text), "texts": texts}
     e = dataclasses.replace(e, style=RunStyle(style, pairs, style), copying=copying, recipe=recipe, provenance=provenance)
     return e, {**judged.verdict, "provenance": {**judged.verdict["provenance"], "base": next(text)}}, folder
 

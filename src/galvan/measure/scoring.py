@@ -27,11 +27,12 @@ from galvan.errors import DataError
 from galvan.likelihood import keep_modes, supports_chunks, token_nll
 from galvan.progress import Progress, Silent
 from galvan.rundir import Document, atomic
-from galvan.statistics.windows import rolling_windows
+from galvan.statistics.windows import rolling_windows, share_with_little_context
 from galvan.text import shown
 from galvan.unpadded import documents_apart, supports_unpadded
 
 BLOCK = 512  # documents a process scores before their rows go on; windows of like length within a block share a pass
+FIRST = 20  # documents named of those that something is said of
 ROW_GROUP = 4096  # rows of scores.parquet written at once
 
 
@@ -202,6 +203,32 @@ def _window_nll(model: nn.Module, windows: Sequence[Ids], chunked: bool, unpadde
     with documents_apart(model, lengths):
         nll = token_nll(model, torch.from_numpy(joined).to(device), chunked, torch.from_numpy(positions).to(device))
     return np.split(nll[0].cpu().numpy(), np.cumsum(lengths)[:-1])
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TextFacts:
+    """How the scored texts came through the tokenizer: how many it does not give back as they were, for which bits per byte count other bytes
+    than were scored (the first of them by id), and the share of scored tokens that see fewer than 64 tokens before them."""
+
+    n_not_reproduced: int
+    not_reproduced: tuple[str, ...]
+    little_context_share: float | None
+
+
+def text_facts(tokenizer: Any, documents: Iterable[Document], context_tokens: int, score_eos: bool = False) -> TextFacts:
+    """Facts of the same sequences and windows that `scores` goes through; no model is needed."""
+    altered: list[str] = []
+    n_altered, shares = 0, []
+    rest = iter(documents)
+    while some := list(islice(rest, BLOCK)):
+        found = not_reproduced(tokenizer, some)
+        n_altered += len(found)
+        altered += found[: FIRST - len(altered)]
+        lengths = [len(ids) - 1 for ids, _ in _sequences(tokenizer, some, score_eos)]
+        windows = [w for n in lengths for w in rolling_windows(n, context_tokens - 1)]
+        shares.append((sum(lengths), share_with_little_context(windows) or 0.0))
+    total = sum(n for n, _ in shares)
+    return TextFacts(n_altered, tuple(altered), sum(n * share for n, share in shares) / total if total else None)
 
 
 def not_reproduced(tokenizer: Any, documents: Iterable[Document]) -> list[str]:

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 from galvan.report.evidence import Evidence
 from galvan.report.prose import plural
+from galvan.statistics.windows import LITTLE_CONTEXT
+from galvan.text import shown
+
+MUCH = 0.5  # of the scored tokens; in texts of 230 tokens it is a good quarter
 
 
 def limits(e: Evidence) -> list[str]:
@@ -14,6 +21,7 @@ def limits(e: Evidence) -> list[str]:
     lines = [
         f"The result speaks of text like the {plural(e.splits['test'].documents, 'held-out document')} from {plural(sources, 'source')}, in one language and by one author."
     ]
+    lines += list(_texts(e.provenance.get("texts") or {}))
     unknown = sum(f.status == "unknown" for f in e.findings)
     lines += [f"{plural(unknown, 'cause')} could not be decided from what this run holds."] if unknown else []
     answered = (
@@ -28,3 +36,12 @@ def limits(e: Evidence) -> list[str]:
         ["One training seed: another adapter from the same recipe may gain more or less."] if e.training and len(seeds) < 2 else []
     )
     return lines
+
+
+def _texts(facts: Mapping[str, Any]) -> Iterator[str]:
+    """What the tokenizer and the context did to the scored texts, where it is not nothing."""
+    if altered := facts.get("n_not_reproduced"):
+        names = ", ".join(shown(name) for name in facts["not_reproduced"][:3])
+        yield f"The tokenizer does not give back {plural(altered, 'test document')} as written (first: {names}): bits per byte count other bytes there."
+    if (share := facts.get("little_context_share") or 0.0) >= MUCH:
+        yield f"{share:.0%} of the scored tokens have fewer than {LITTLE_CONTEXT} tokens before them: short texts are judged mostly by their beginnings."
