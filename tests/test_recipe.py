@@ -88,7 +88,7 @@ def test_the_commented_recipe_is_the_default_and_holds_every_option_with_its_sen
 
 
 NAMES = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,20}\Z")
-TEXTS = st.one_of(st.text(max_size=20), st.sampled_from(["1e5", "042", "1:30", "null", "yes", "~", "2024-01-01", "a: b", "*a", "!x", "\u202ex", "\x1b[m", "1e-4", ".5", "0x1f", "=", "<<", "é", "\ud800"]))  # fmt: skip
+TEXTS = st.one_of(st.text(max_size=20), st.sampled_from(["1e5", "042", "1:30", "null", "yes", "~", "2024-01-01", "a: b", "*a", "!x", "\u202ex", "\x1b[m", "1e-4", ".5", "0x1f", "=", "<<", "é", "\ud800", "a\x85", "\u2028b"]))  # fmt: skip
 
 
 @settings(deadline=None, max_examples=40)
