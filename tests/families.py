@@ -33,20 +33,19 @@ def large(model):
     return model.eval()
 
 
+def rope(kind, **more):
+    """A Llama whose positions are scaled so that it could read eight times as far."""
+    far = {"rope_type": kind, "rope_theta": 10000.0, "factor": 8.0, "original_max_position_embeddings": 16}
+    return tiny_llama(rope_parameters=far | more)
+
+
 FAMILIES = {
     "llama": lambda: tiny_llama(),
     "llama, head tied": lambda: tiny_llama(tie_word_embeddings=True),
     "llama, biases": lambda: tiny_llama(attention_bias=True, mlp_bias=True),
-    "llama, scaled RoPE": lambda: tiny_llama(
-        rope_parameters={
-            "rope_type": "llama3",
-            "rope_theta": 10000.0,
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 16,
-        }
-    ),
+    "llama, scaled RoPE": lambda: rope("llama3", low_freq_factor=1.0, high_freq_factor=4.0),
+    "llama, linear RoPE": lambda: rope("linear"),
+    "llama, YaRN": lambda: rope("yarn"),
     "mistral": lambda: tiny_mistral(),
     "mistral, window of 5": lambda: tiny_mistral(sliding_window=5),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SMALL)),
