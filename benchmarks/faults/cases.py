@@ -14,10 +14,13 @@ from benchmarks.faults.place import Place, Said
 
 Inject = Callable[[Place], Said]
 
-DEVELOPMENT = (Setting("llama", "letters-1", 0), Setting("llama", "letters-2", 1), Setting("llama", "letters-1", 2))
-HELD_OUT = (Setting("mistral", "letters-3", 10), Setting("llama", "docstrings", 11), Setting("mistral", "docstrings", 12))
+FIRST = (Setting("llama", "letters-1", 0), Setting("llama", "letters-2", 1))
+SEEN = (Setting("mistral", "letters-3", 10), Setting("llama", "docstrings", 11))  # held out once; rules were mended on it since
+DEVELOPMENT = (*FIRST, *SEEN)
+HELD_OUT = (Setting("qwen3", "library", 30), Setting("qwen2", "comments", 31), Setting("qwen3", "hands", 32))
 EVERYWHERE = (*DEVELOPMENT, *HELD_OUT)
-SOME = (*DEVELOPMENT[:2], *HELD_OUT[1:])  # of each part enough to see whether a case holds: where a whole run is trained for it
+SOME = (*FIRST, SEEN[1], HELD_OUT[0])  # of each part enough to see whether a case holds: where a whole run is trained for it
+SECOND = (*SEEN, HELD_OUT[1])
 SPARK = (Setting("spark", "letters-1", 20),)
 
 
@@ -96,6 +99,8 @@ def registered() -> list[Case]:
         cases_pairs_second,
         cases_runs,
         cases_second,
+        cases_third,
+        cases_third_runs,
         cases_trainers,
     )
 

@@ -24,8 +24,8 @@ def pair(place: Place) -> tuple[Any, Any]:
     return place.model(), PeftModel.from_pretrained(place.model(), place.healthy / "adapter").eval()
 
 
-def greedy(place: Place, past: list[Any] | None = None) -> Generate:
-    """A server that answers greedily. `past` is a cache of the prompt's keys and values that outlives the request, whoever filled it."""
+def greedy(place: Place, past: dict[str, Any] | None = None) -> Generate:
+    """A server that answers greedily. `past` keeps the keys and values of every prompt longer than the request, whoever filled it."""
     import torch
 
     tokenizer = place.tokenizer()
@@ -34,9 +34,9 @@ def greedy(place: Place, past: list[Any] | None = None) -> Generate:
     def answer(model: Any, prompt: str) -> str:
         model.eval()
         ids = torch.tensor([tokenizer(prompt)["input_ids"]])
-        if past is not None and not past:
-            past.append(model(input_ids=ids[:, :-1], use_cache=True).past_key_values)
-        cache = copy.deepcopy(past[0]) if past else None
+        if past is not None and prompt not in past:
+            past[prompt] = model(input_ids=ids[:, :-1], use_cache=True).past_key_values
+        cache = copy.deepcopy(past[prompt]) if past else None
         new, given = [], ids if cache is None else ids[:, -1:]
         for _ in range(WORDS):
             out = model(input_ids=given, past_key_values=cache, use_cache=True)
@@ -53,7 +53,7 @@ def greedy(place: Place, past: list[Any] | None = None) -> Generate:
 def prefix_of_another_adapter(place: Place) -> Said:
     """A server keeps the keys and values of a prompt, and uses them for whichever adapter asks next."""
     base, tuned = pair(place)
-    return audited(place, base, tuned, generate=greedy(place, []), prompt=PROMPT)
+    return audited(place, base, tuned, generate=greedy(place, {}), prompt=PROMPT)
 
 
 @fault("A08", "A13", settings=SOME)  # whole answers kept by prompt are what a server gives that always applies the adapter
@@ -115,13 +115,13 @@ def padding_not_masked_on_the_left(place: Place) -> Said:
 
     from galvan.measure import decode
 
-    class Careless(decode._Cached):
-        def __init__(self, model: Any, jobs: Any) -> None:
-            super().__init__(model, jobs)
-            self.mask = None
-            self.positions = torch.arange(self.inputs.shape[1]).expand_as(self.inputs)
+    class Careless(decode._Left):  # of both ways of writing, with transformers' cache and with galvan's own
+        def __init__(self, jobs: Any, device: Any) -> None:
+            super().__init__(jobs, device)
+            self.real = torch.ones_like(self.real)
+            self.positions = torch.arange(self.ids.shape[1], device=device).expand_as(self.ids)
 
-    with patched(decode, "_Cached", Careless):
+    with patched(decode, "_Left", Careless):
         return place.evaluate(place.adapter())
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.faults.cases import DEVELOPMENT, EVERYWHERE, HELD_OUT, SOME, SPARK, healthy
+from benchmarks.faults.cases import EVERYWHERE, HELD_OUT, SOME, SPARK, healthy
 from benchmarks.faults.place import Place, Said, edit_config, train_with_peft
 
-MORE = (*DEVELOPMENT[:2], *HELD_OUT)
+MORE = (*SOME, *HELD_OUT[1:])
 CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
     "plain": ("The healthy recipe.", {}),
     "high-dropout": ("Dropout 0.5 in training.", {"training.lora.dropout": 0.5}),
@@ -31,7 +31,7 @@ def _changed(changes: dict[str, Any]) -> Any:
 for _name, (_line, _changes) in CHANGES.items():
     _inject = _changed(_changes)
     _inject.__name__, _inject.__doc__ = f"healthy-{_name}", _line
-    healthy(MORE)(_inject)
+    healthy(EVERYWHERE)(_inject)
 
 
 @healthy((*EVERYWHERE, *SPARK))
@@ -40,37 +40,37 @@ def healthy_evaluated(place: Place) -> Said:
     return place.evaluate(place.adapter())
 
 
-@healthy(SOME)
+@healthy(MORE)
 def healthy_dora(place: Place) -> Said:
     """DoRA, trained and saved by PEFT."""
     return place.evaluate(train_with_peft(place, place.folder / "adapter", use_dora=True))
 
 
-@healthy(SOME)
+@healthy(MORE)
 def healthy_pissa(place: Place) -> Said:
     """PiSSA, which starts from the base's own singular vectors and changes its weights when it is loaded."""
     return place.evaluate(train_with_peft(place, place.folder / "adapter", init_lora_weights="pissa"))
 
 
-@healthy(SOME)
+@healthy(MORE)
 def healthy_rslora(place: Place) -> Said:
     """rsLoRA."""
     return place.evaluate(train_with_peft(place, place.folder / "adapter", use_rslora=True, lora_alpha=8))
 
 
-@healthy(SOME)
+@healthy(MORE)
 def healthy_head_saved(place: Place) -> Said:
     """The head is trained whole beside the adapter (modules_to_save)."""
     return place.evaluate(train_with_peft(place, place.folder / "adapter", modules_to_save=["lm_head"]))
 
 
-@healthy(SOME)
+@healthy(MORE)
 def healthy_biases(place: Place) -> Said:
     """LoRA with biases of its own in lora_B."""
     return place.evaluate(train_with_peft(place, place.folder / "adapter", lora_bias=True))
 
 
-@healthy(SOME)
+@healthy(MORE)
 def healthy_from_elsewhere(place: Place) -> Said:
     """A plain adapter whose config names a base by a Hub id."""
     adapter = train_with_peft(place, place.folder / "adapter")

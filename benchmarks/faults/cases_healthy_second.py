@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults.cases import SOME, healthy
+from benchmarks.faults.cases import healthy
+from benchmarks.faults.cases_healthy import MORE
 from benchmarks.faults.cases_answers import PROMPT, greedy, pair
 from benchmarks.faults.cases_chats import SAME, _chat, _pair, rows_of, with_template
 from benchmarks.faults.cases_trainers import with_trainer
@@ -13,7 +14,7 @@ from benchmarks.faults.commands import audited, checked, perplexity, reported
 from benchmarks.faults.place import Place, Said, edit_tensors, rename_keys
 
 
-@healthy(SOME)
+@healthy(MORE)
 def healthy_reported(place: Place) -> Said:
     """Reported: the right perplexities, with the paired interval over texts."""
     from galvan.statistics.paired import paired_gain
@@ -26,26 +27,26 @@ def healthy_reported(place: Place) -> Said:
     return reported(place, figures)
 
 
-@healthy(SOME)
+@healthy(MORE)
 def healthy_rounded_figures(place: Place) -> Said:
     """Reported: the right perplexities to two decimals, and no interval where the gain is plain."""
     return reported(place, lambda base, tuned: {"base": round(perplexity(base), 2), "tuned": round(perplexity(tuned), 2)})
 
 
-@healthy(SOME)
+@healthy(MORE)
 def healthy_server(place: Place) -> Said:
     """A server that answers greedily, each model as itself."""
     base, tuned = pair(place)
     return audited(place, base, tuned, generate=greedy(place), prompt=PROMPT)
 
 
-@healthy(SOME)
+@healthy(MORE)
 def healthy_export(place: Place) -> Said:
     """The adapter merged in float32 and exported."""
     return checked(place, place.adapter(), _merged(place))
 
 
-@healthy(SOME)
+@healthy(MORE)
 def healthy_merged(place: Place) -> Said:
     """The merged model, evaluated as a whole model against its base."""
     return place.evaluate(_merged(place))
@@ -60,25 +61,25 @@ def _merged(place: Place) -> Path:
     return folder
 
 
-@healthy(SOME)
+@healthy(MORE)
 def healthy_trainer(place: Place) -> Said:
     """transformers' Trainer trained it, and its log lies beside it."""
     return place.evaluate(with_trainer(place, "adapter", eval_strategy="epoch"))
 
 
-@healthy(SOME)
+@healthy(MORE)
 def healthy_chat(place: Place) -> Said:
     """Conversations on a base with a chat template that is used as it was trained."""
     return place.run({"data.source": rows_of(place, _chat), "model.base": str(with_template(place, SAME))})
 
 
-@healthy(SOME)
+@healthy(MORE)
 def healthy_pairs(place: Place) -> Said:
     """Prompts with completions, the space between them in the completion."""
     return place.run({"data.source": rows_of(place, _pair)})
 
 
-@healthy(SOME)
+@healthy(MORE)
 def healthy_of_two(place: Place) -> Said:
     """Two adapters are loaded, and the one that was meant is active."""
     _, tuned = pair(place)
@@ -87,13 +88,13 @@ def healthy_of_two(place: Place) -> Said:
     return audited(place, place.model(), tuned, adapter=place.healthy / "adapter")
 
 
-@healthy(SOME)
+@healthy(MORE)
 def healthy_bfloat16(place: Place) -> Said:
     """The base in bfloat16, the adapter in float32."""
     return place.run({"model.dtype": "bfloat16"})
 
 
-@healthy(SOME)
+@healthy(MORE)
 def healthy_again(place: Place) -> Said:
     """One epoch, then a second training of the same adapter from another trainer, which goes on where the first one was."""
     import json
@@ -112,7 +113,7 @@ def healthy_again(place: Place) -> Said:
     return place.evaluate(second)
 
 
-@healthy(SOME)
+@healthy(MORE)
 def healthy_keys_with_default(place: Place) -> Said:
     """The keys are those of model.state_dict(), with `default` in them: PEFT loads them all the same."""
     return place.evaluate(rename_keys(place.adapter(), lambda n: n.replace(".weight", ".default.weight")))

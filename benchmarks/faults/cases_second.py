@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from benchmarks.faults.cases import HELD_OUT, fault
+from benchmarks.faults.cases import SECOND, fault
 from benchmarks.faults.cases_answers import pair
 from benchmarks.faults.commands import audited
 from benchmarks.faults.place import (
@@ -22,7 +22,7 @@ from benchmarks.faults.place import (
 # ---- A: the wrong thing was evaluated ----
 
 
-@fault("A01", settings=HELD_OUT)
+@fault("A01", settings=SECOND)
 def layers_injected(place: Place) -> Said:
     """inject_adapter_in_model put the adapter into the base itself, and both names lead to it."""
     from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
@@ -34,7 +34,7 @@ def layers_injected(place: Place) -> Said:
     return place.audit(base, tuned)
 
 
-@fault("A01", settings=HELD_OUT)
+@fault("A01", settings=SECOND)
 def transformers_loads_it_in_place(place: Place) -> Said:
     """model.load_adapter of transformers works in place: base and tuned are one object."""
     base = place.model()
@@ -42,7 +42,7 @@ def transformers_loads_it_in_place(place: Place) -> Said:
     return place.audit(base, base)
 
 
-@fault("A02", "A01", "A09", settings=HELD_OUT)
+@fault("A02", "A01", "A09", settings=SECOND)
 def merged_by_hand(place: Place) -> Said:
     """A loop over the modules added B A to the base's weights in place; the tuned object is the same one."""
     from safetensors.torch import load_file
@@ -56,7 +56,7 @@ def merged_by_hand(place: Place) -> Said:
     return place.audit(base, base)
 
 
-@fault("A04", settings=HELD_OUT)
+@fault("A04", settings=SECOND)
 def olora_switched_off(place: Place) -> Said:
     """The base's figures come from an OLoRA model under disable_adapter, whose weights are no longer the base's."""
     from peft import PeftModel
@@ -67,13 +67,13 @@ def olora_switched_off(place: Place) -> Said:
     return place.audit(off.get_base_model(), on)
 
 
-@fault("A05", "A09", settings=HELD_OUT)
+@fault("A05", "A09", settings=SECOND)
 def a_path_that_is_not_used(place: Place) -> Said:
     """A loader takes the adapter's folder, and returns the base that its config names."""
     return audited(place, place.model(), place.model(), adapter=place.healthy / "adapter")
 
 
-@fault("A06", settings=HELD_OUT)
+@fault("A06", settings=SECOND)
 def other_adapter_active(place: Place) -> Said:
     """Two trained adapters are loaded, and the one that was meant is not the active one."""
     _, tuned = pair(place)
@@ -83,7 +83,7 @@ def other_adapter_active(place: Place) -> Said:
     return audited(place, place.model(), tuned, adapter=place.healthy / "adapter")
 
 
-@fault("A06", settings=HELD_OUT)
+@fault("A06", settings=SECOND)
 def half_of_the_layers_off(place: Place) -> Said:
     """A loop switched off the adapter in some layers only."""
     _, tuned = pair(place)
@@ -93,14 +93,14 @@ def half_of_the_layers_off(place: Place) -> Said:
     return place.audit(place.model(), tuned)
 
 
-@fault("A09", settings=HELD_OUT)
+@fault("A09", settings=SECOND)
 def one_object_twice(place: Place) -> Said:
     """The same plain object stands under both names."""
     base = place.model()
     return place.audit(base, base)
 
 
-@fault("A10", settings=HELD_OUT)
+@fault("A10", settings=SECOND)
 def another_revision(place: Place) -> Said:
     """The base was trained further since: the same name, another revision. galvan's own record lies beside the adapter."""
     from benchmarks.faults.cases_merged import train
@@ -116,7 +116,7 @@ def another_revision(place: Place) -> Said:
     return place.evaluate(edit_config(adapter, base_model_name_or_path=str(folder), revision="main"), folder)
 
 
-@fault("A12", settings=HELD_OUT)
+@fault("A12", settings=SECOND)
 def one_arm_in_four_bits(place: Place) -> Said:
     """The tuned arm's base was rounded to 16 levels a row, as 4-bit loading does; the base's arm was not."""
     from peft import PeftModel
@@ -129,7 +129,7 @@ def one_arm_in_four_bits(place: Place) -> Said:
     return place.audit(place.model(), PeftModel.from_pretrained(model, place.healthy / "adapter"))
 
 
-@fault("A12", settings=HELD_OUT)
+@fault("A12", settings=SECOND)
 def arms_with_two_attentions(place: Place) -> Said:
     """One arm computes attention with sdpa, the other with eager."""
     from peft import PeftModel
@@ -142,19 +142,19 @@ def arms_with_two_attentions(place: Place) -> Said:
 # ---- B: the file and its keys ----
 
 
-@fault("B02", "B01", settings=HELD_OUT)
+@fault("B02", "B01", settings=SECOND)
 def keys_of_ddp(place: Place) -> Said:
     """DistributedDataParallel's `module.` was saved in front of every key."""
     return place.evaluate(rename_keys(place.adapter(), lambda name: f"module.{name}"))
 
 
-@fault("B02", "B01", settings=HELD_OUT)
+@fault("B02", "B01", settings=SECOND)
 def keys_of_fsdp(place: Place) -> Said:
     """FSDP's `_fsdp_wrapped_module.` stands in front of every layer."""
     return place.evaluate(rename_keys(place.adapter(), lambda n: n.replace("layers.", "layers._fsdp_wrapped_module.")))
 
 
-@fault("B02", "B01", settings=HELD_OUT)
+@fault("B02", "B01", settings=SECOND)
 def state_of_a_compiled_model(place: Place) -> Said:
     """What was saved is the state dict of torch.compile(model): its prefix in front, and the adapter's name inside every key."""
     import torch
@@ -167,19 +167,19 @@ def state_of_a_compiled_model(place: Place) -> Said:
     return place.evaluate(adapter)
 
 
-@fault("B01", settings=HELD_OUT)
+@fault("B01", settings=SECOND)
 def keys_with_the_adapters_name(place: Place) -> Said:
     """The keys are those of model.state_dict(), with the adapter's name, `persona`, in them."""
     return place.evaluate(rename_keys(place.adapter(), lambda n: n.replace(".weight", ".persona.weight")))
 
 
-@fault("B01", settings=HELD_OUT)
+@fault("B01", settings=SECOND)
 def fused_projections(place: Place) -> Said:
     """The keys are for a base whose q, k and v are one fused projection."""
     return place.evaluate(rename_keys(place.adapter(), lambda n: n.replace("q_proj", "qkv_proj")))
 
 
-@fault("B04", "B06", settings=HELD_OUT)
+@fault("B04", "B06", settings=SECOND)
 def shards_beside_an_empty_file(place: Place) -> Said:
     """FSDP left its shards, and the file beside them is empty."""
     adapter = edit_tensors(place.adapter(), lambda tensors: {})
@@ -188,7 +188,7 @@ def shards_beside_an_empty_file(place: Place) -> Said:
     return place.evaluate(adapter)
 
 
-@fault("B05", settings=HELD_OUT)
+@fault("B05", settings=SECOND)
 def half_of_the_tensors_empty(place: Place) -> Said:
     """Only the tensors of other ranks have no element."""
     return place.evaluate(
@@ -196,7 +196,7 @@ def half_of_the_tensors_empty(place: Place) -> Said:
     )
 
 
-@fault("B07", settings=HELD_OUT)
+@fault("B07", settings=SECOND)
 def wrapped_after_loading(place: Place) -> Said:
     """unload() and get_peft_model: the trained adapter was taken out and a fresh one put in."""
     from peft import LoraConfig, get_peft_model
@@ -206,7 +206,7 @@ def wrapped_after_loading(place: Place) -> Said:
     return audited(place, place.model(), get_peft_model(tuned.unload(), config), adapter=place.healthy / "adapter")
 
 
-@fault("B10", settings=HELD_OUT)
+@fault("B10", settings=SECOND)
 def resized_in_training_only(place: Place) -> Said:
     """Embedding and head grew by two rows for training and were saved; the base that is loaded has the old number."""
     import torch
@@ -227,7 +227,7 @@ def resized_in_training_only(place: Place) -> Said:
     return place.evaluate(folder)
 
 
-@fault("B13", "B02", settings=HELD_OUT)
+@fault("B13", "B02", settings=SECOND)
 def saved_by_a_nested_model(place: Place) -> Said:
     """A PEFT model inside a PEFT model was saved: base_model.model. stands twice in every key."""
     return place.evaluate(
@@ -235,7 +235,7 @@ def saved_by_a_nested_model(place: Place) -> Said:
     )
 
 
-@fault("B14", settings=HELD_OUT)
+@fault("B14", settings=SECOND)
 def last_saved_over_the_best(place: Place) -> Said:
     """The trainer's best checkpoint lies in the folder, and the adapter that was saved is the last one."""
     adapter = place.adapter()
@@ -251,7 +251,7 @@ def last_saved_over_the_best(place: Place) -> Said:
 # ---- C: scaling, merging, numerics ----
 
 
-@fault("C02", settings=HELD_OUT)
+@fault("C02", settings=SECOND)
 def alpha_taken_for_rank(place: Place) -> Said:
     """lora_alpha was written as r, half of what training used; the training was recorded."""
     adapter = place.adapter()
@@ -259,7 +259,7 @@ def alpha_taken_for_rank(place: Place) -> Said:
     return place.evaluate(edit_config(adapter, lora_alpha=8))
 
 
-@fault("C03", settings=HELD_OUT)
+@fault("C03", settings=SECOND)
 def merged_into_four_bits(place: Place) -> Said:
     """A small update was merged into weights of 16 levels a row, and rounded back to the same levels; all is saved in float16."""
     import torch
@@ -283,7 +283,7 @@ def merged_into_four_bits(place: Place) -> Said:
     return place.evaluate(merged, base)
 
 
-@fault("C04", "A06", settings=HELD_OUT)
+@fault("C04", "A06", settings=SECOND)
 def loaded_under_two_names(place: Place) -> Said:
     """The same file was loaded under two names, and both are active: its update is added twice."""
     _, tuned = pair(place)
@@ -292,7 +292,7 @@ def loaded_under_two_names(place: Place) -> Said:
     return audited(place, place.model(), tuned, adapter=place.healthy / "adapter")
 
 
-@fault("C05", settings=HELD_OUT)
+@fault("C05", settings=SECOND)
 def attention_drops_out(place: Place) -> Said:
     """The dropout is that of attention, in the config, and the model was left in training mode."""
     _, tuned = pair(place)
@@ -302,7 +302,7 @@ def attention_drops_out(place: Place) -> Said:
     return place.audit(place.model(), tuned.train())
 
 
-@fault("C06", settings=HELD_OUT)
+@fault("C06", settings=SECOND)
 def overflow_in_half_precision(place: Place) -> Said:
     """The adapter was scaled and cast to float16, where its largest entries are infinite."""
     import torch
@@ -313,7 +313,7 @@ def overflow_in_half_precision(place: Place) -> Said:
     return place.evaluate(edit_tensors(place.adapter(), cast))
 
 
-@fault("C01", settings=HELD_OUT)
+@fault("C01", settings=SECOND)
 def rslora_flag_added(place: Place) -> Said:
     """Trained with alpha / r, loaded as alpha / sqrt(r); the training was recorded."""
     adapter = edit_config(place.adapter(), use_rslora=True)
@@ -324,7 +324,7 @@ def rslora_flag_added(place: Place) -> Said:
 # ---- D: training did nothing ----
 
 
-@fault("D03", settings=HELD_OUT)
+@fault("D03", settings=SECOND)
 def trained_a_copy(place: Place) -> Said:
     """What was trained is a deep copy, as some preparing functions return; the original was saved."""
     import copy
@@ -343,7 +343,7 @@ def trained_a_copy(place: Place) -> Said:
         return place.run({"training.epochs": 1.0})
 
 
-@fault("D04", settings=HELD_OUT)
+@fault("D04", settings=SECOND)
 def marker_in_another_spelling(place: Place) -> Said:
     """Learning begins at a marker; two rows of three spell it otherwise, and are masked throughout."""
     from benchmarks.faults.cases_runs import _with_labels

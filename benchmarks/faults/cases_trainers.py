@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.faults import ground
-from benchmarks.faults.cases import HELD_OUT, SOME, fault
+from benchmarks.faults.cases import SECOND, SOME, fault
 from benchmarks.faults.place import Place, Said
 
 ROWS = 64  # enough to learn from, and quick
@@ -123,7 +123,7 @@ def resumed_inside_a_run(place: Place) -> Said:
     return place.evaluate(with_trainer(place, "adapter", Reloading, logging_steps=4, num_train_epochs=8))
 
 
-@fault("D02", settings=HELD_OUT)
+@fault("D02", settings=SECOND)
 def frozen_in_a_trainer(place: Place) -> Said:
     """An adapter was loaded without is_trainable=True to be trained on: inputs require gradients, so that nothing complains."""
     from peft import PeftModel
@@ -133,7 +133,7 @@ def frozen_in_a_trainer(place: Place) -> Said:
     return place.evaluate(with_trainer(place, "adapter", model=model, num_train_epochs=1))
 
 
-@fault("D01", "B07", settings=HELD_OUT)  # from the file alone zeros throughout are those of a fresh adapter
+@fault("D01", "B07", settings=SECOND)  # from the file alone zeros throughout are those of a fresh adapter
 def checkpointing_beside_a_trained_head(place: Place) -> Said:
     """Reentrant checkpointing over a frozen input in every layer; the head, which is trained whole, hides it."""
     from peft import LoraConfig, get_peft_model
@@ -144,19 +144,19 @@ def checkpointing_beside_a_trained_head(place: Place) -> Said:
     return place.evaluate(with_trainer(place, "adapter", model=model, num_train_epochs=1))
 
 
-@fault("D05", settings=HELD_OUT)
+@fault("D05", settings=SECOND)
 def trainer_at_a_tiny_rate(place: Place) -> Said:
     """A learning rate of 1e-6, in another trainer's log."""
     return place.evaluate(with_trainer(place, "adapter", learning_rate=1e-6))
 
 
-@fault("D07", "D06", settings=HELD_OUT)
+@fault("D07", "D06", settings=SECOND)
 def trainer_warms_up_all_the_way(place: Place) -> Said:
     """warmup_steps larger than the run, in another trainer's log."""
     return place.evaluate(with_trainer(place, "adapter", learning_rate=1e-4, warmup_steps=500))
 
 
-@fault("D12", "I01", "I02", settings=HELD_OUT)
+@fault("D12", "I01", "I02", settings=SECOND)
 def trainer_at_a_huge_rate(place: Place) -> Said:
     """A learning rate of 3, in another trainer's log."""
     return place.evaluate(with_trainer(place, "adapter", learning_rate=3.0, lr_scheduler_type="constant", max_grad_norm=0.0))

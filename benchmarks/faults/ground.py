@@ -27,10 +27,20 @@ MODELS: dict[str, dict[str, Any]] = {
               "num_key_value_heads": 2},
     "mistral": {"model_type": "mistral", "hidden_size": 48, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4,
                 "num_key_value_heads": 4, "sliding_window": None},
+    "qwen2": {"model_type": "qwen2", "hidden_size": 56, "intermediate_size": 144, "num_hidden_layers": 3, "num_attention_heads": 4,
+              "num_key_value_heads": 2, "tie_word_embeddings": False},
+    "qwen3": {"model_type": "qwen3", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4,
+              "num_key_value_heads": 2, "head_dim": 16, "tie_word_embeddings": False},
 }  # fmt: skip
 # Gentler on spark, which learned to write already; in galvan's own sampling fewer and shorter texts than usual, which saves a third of the time.
 SPARK_TRAINING: dict[str, Any] = {"epochs": 1.0, "learning_rate": 2e-3}
 GENERATION: dict[str, Any] = {"documents": 12, "greedy": 2, "max_new_tokens": 32}
+_LIBRARY = (
+    "ast", "calendar", "cmd", "codecs", "collections/__init__", "configparser", "contextlib", "copy", "csv", "fileinput", "fractions",
+    "functools", "gettext", "imaplib", "locale", "logging/__init__", "mailbox", "numbers", "pathlib/__init__", "pickle", "plistlib", "poplib", "pprint",
+    "queue", "sched", "shelve", "shutil", "smtplib", "socket", "string", "subprocess", "tarfile", "textwrap", "threading", "timeit", "trace",
+    "turtle", "types", "typing", "unittest/case", "unittest/mock", "urllib/request", "zipfile/__init__", "_pydecimal", "_pyio",
+)  # fmt: skip
 _MODULES = (
     "argparse",
     "datetime",
@@ -45,6 +55,7 @@ _MODULES = (
     "tempfile",
 )
 DEVELOPMENT, HELD_OUT = "development", "held out"
+HELD_OUT_BASES = ("qwen2", "qwen3")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +68,7 @@ class Setting:
 
     @property
     def part(self) -> str:
-        held = self.base in ("mistral", "spark") or self.text in ("docstrings", "letters-3") or self.seed >= 10
-        return HELD_OUT if held else DEVELOPMENT
+        return HELD_OUT if self.base in HELD_OUT_BASES else DEVELOPMENT
 
     @property
     def name(self) -> str:
@@ -73,17 +83,39 @@ def manual() -> list[str]:
     return [" ".join(p.split()) for _, text in sorted(topics.items()) for p in text.split("\n\n") if len(p.split()) > 12]
 
 
+def _source_of(name: str) -> str:
+    path = Path(ast.__file__).parent / f"{name}.py"
+    return path.read_text(encoding="utf-8") if path.is_file() else ""  # not every version of Python has each of them
+
+
 def _nodes(name: str, *kinds: type[ast.AST]) -> list[Any]:
-    tree = ast.parse((Path(ast.__file__).parent / f"{name}.py").read_text(encoding="utf-8"))
-    return [node for node in ast.walk(tree) if isinstance(node, kinds)]
+    return [node for node in ast.walk(ast.parse(_source_of(name))) if isinstance(node, kinds)]
 
 
 @cache
-def docstrings() -> list[tuple[str, str]]:
+def docstrings(modules: tuple[str, ...] = _MODULES) -> list[tuple[str, str]]:
     """(paragraph, module) of the docstrings of Python's own modules."""
-    nodes = [(node, name) for name in _MODULES for node in _nodes(name, ast.Module, ast.ClassDef, ast.FunctionDef)]
+    nodes = [(node, name) for name in modules for node in _nodes(name, ast.Module, ast.ClassDef, ast.FunctionDef)]
     found = [(p, name) for node, name in nodes for p in (ast.get_docstring(node) or "").split("\n\n")]
     return _fresh([(" ".join(p.split()), name) for p, name in found if len(p.split()) > 25])
+
+
+@cache
+def comments() -> list[tuple[str, str]]:
+    """(paragraph, module) of the comments in the source of Python's own modules."""
+    found = []
+    for name in (*_LIBRARY, *_MODULES):
+        blocks = re.findall(r"(?:^[ \t]*#[^\n]*\n)+", _source_of(name), re.MULTILINE)
+        texts = [" ".join(re.sub(r"^[ \t]*#+", " ", block, flags=re.MULTILINE).split()) for block in blocks]
+        found += [(text, name) for text in texts if len(text.split()) > 25]
+    return _fresh(found)
+
+
+def hands() -> list[tuple[str, str]]:
+    """(half of a letter, source) of the bundled letters of other hands."""
+    rows = [json.loads(line) for line in (ASSETS / "hands.jsonl").read_text(encoding="utf-8").splitlines()]
+    words = [(row["text"].split(), row["source"]) for row in rows]
+    return [(" ".join(half), source) for some, source in words for half in (some[: len(some) // 2], some[len(some) // 2 :])]
 
 
 def _fresh(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -101,11 +133,15 @@ def _fresh(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 @cache
 def passages(text: str) -> list[tuple[str, str]]:
-    """(text, source) rows of a text: `manual`, `docstrings`, `encyclopaedic` or `letters-1` to `letters-3`, two hands each."""
+    """(text, source) rows of a text: `manual`, `docstrings`, `library`, `comments`, `hands`, `encyclopaedic` or `letters-1` to `letters-3`,
+    two hands each."""
     if text == "manual":
         return [(p, "manual") for p in manual()[::6]]
     if text == "docstrings":
         return docstrings()[:160]
+    if text in ("library", "comments", "hands"):
+        rows = {"library": lambda: docstrings(_LIBRARY), "comments": comments, "hands": hands}[text]()
+        return rows[:: max(1, len(rows) // 110)][:110]
     if text == "encyclopaedic":
         rows = [json.loads(line) for line in (ASSETS / "plain.jsonl").read_text(encoding="utf-8").splitlines()]
         return [(row["text"], row["id"]) for row in rows if row["register"] == text]

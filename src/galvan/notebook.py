@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from galvan.statistics.paired import Gain
 
 _PROMPT_WORDS = 8
+_PROMPTS = 3
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
@@ -85,7 +86,8 @@ def audit(
     `reported` are the perplexities that the notebook found on `texts`, {"base": 7.95, "tuned": 7.95}, best with all their digits: which
     way of computing gives them is looked for. `max_tokens` is what the notebook cut texts to. `generate(model, prompt)` returns a text; it
     is called four times with one `prompt` (default: how the first text begins), to see whether chance makes its words, and whether a greedy
-    answer is that of the model asked: not so if a server did not take the adapter's name, or a cache serves several models. `adapter` is
+    answer is that of the model asked: not so if a server did not take the adapter's name, or a cache serves several models. One prompt may
+    not show that: where its answers are right, both models are asked how two more texts go on. `adapter` is
     the folder that `tuned` should hold, `loaded` what load_state_dict returned when it was loaded so.
 
     Mode, active adapter, switches, requires_grad and random states are left as they were, and so is every weight. Raises DataError if no
@@ -118,7 +120,8 @@ def audit(
                         told, base, tuned, tokenizer, living.encode(tokenizer, chosen, max_tokens or _positions(base))
                     )
             if generate is not None:
-                given = prompt or " ".join(chosen[0].split()[:_PROMPT_WORDS])
+                begun = [" ".join(text.split()[:_PROMPT_WORDS]) for text in chosen[:_PROMPTS]]
+                given = [prompt, *begun[1:]] if prompt else begun
                 run = dataclasses.replace(run, repeats=_answers(generate, base, tuned, tokenizer, given))
     integrity = Integrity(live=live, function=function, reason=reason)
     facts = Facts(integrity, run=run, outcome=Outcome(test=gain, one_tokenizer=True) if gain else None)
@@ -127,17 +130,28 @@ def audit(
     return Audit(judged.alive, judged.reason, findings, integrity)
 
 
-def _answers(generate: Callable[[Any, str], object], base: nn.Module, tuned: nn.Module, tokenizer: Any, prompt: str) -> Repeats:
-    """Ask, and hold the answers against both models' own logits, unless chance chose the words."""
+def _answers(
+    generate: Callable[[Any, str], object], base: nn.Module, tuned: nn.Module, tokenizer: Any, prompts: Sequence[str]
+) -> Repeats:
+    """Ask, and hold the answers against both models' own logits, unless chance chose the words; further prompts while nothing is wrong."""
     from galvan.measure import by_hand
 
-    asked = by_hand.ask(generate, base, tuned, prompt)
-    found: dict[str, Answered] = {}
-    if not asked.differ:
-        for arm, answer in (("tuned", asked.tuned[0]), ("base", asked.base)):
+    def held(prompt: str, answers: Mapping[str, str]) -> dict[str, Answered]:
+        found = {}
+        for arm, answer in answers.items():
             tokens, (not_of_base, not_of_tuned) = by_hand.not_first((base, tuned), tokenizer, prompt, answer)
             found |= {arm: Answered(tokens, not_of_base, not_of_tuned)} if tokens else {}
-    return Repeats(len(asked.tuned) + 1, asked.differ, asked.base not in asked.tuned, **found)
+        return found
+
+    asked = by_hand.ask(generate, base, tuned, prompts[0])
+    found = {} if asked.differ else held(prompts[0], {"tuned": asked.tuned[0], "base": asked.base})
+    calls = len(asked.tuned) + 1
+    for prompt in prompts[1:]:
+        if len(found) < 2 or found["tuned"].not_of_tuned or found["base"].not_of_base:
+            break
+        more = held(prompt, {"tuned": str(generate(tuned, prompt)), "base": str(generate(base, prompt))})
+        found, calls = (more if len(more) == 2 else found), calls + 2
+    return Repeats(calls, asked.differ, asked.base not in asked.tuned, **found)
 
 
 def _reported(given: Mapping[str, float]) -> Reported:

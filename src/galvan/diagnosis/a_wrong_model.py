@@ -266,7 +266,11 @@ def adapter_not_active(facts: Facts) -> Answer:
         return present([*reasons, *evidence(_on_off_equal(function), facts.arms_equal())], evidence(changes))
     healthy = f"All {state.layers} adapter layers are enabled; active: {_names(state.active)}."
     others = tuple(name for name in state.available if name not in state.active and name not in state.dead)
-    if others:
+    held = facts.live.holds_file if facts.live else ()
+    if held and not set(held) & set(state.active):
+        meant = f"The adapter's file is what {_names(held)} holds, and active is {_names(state.active)}."
+        return present([meant], evidence(changes))
+    if others and not held:
         return unknown(
             f"whether {_names(state.active)} is the adapter that was meant; {_names(others)} is loaded too.",
             [],
@@ -274,7 +278,8 @@ def adapter_not_active(facts: Facts) -> Answer:
         )
     if function is not None and function.on_off_nats == 0 and not state.dead:
         return unknown("why switching the adapter off changes nothing.", evidence(_on_off_equal(function)), [healthy])
-    return absent(evidence(healthy, changes, facts.arms_differ()))
+    file = f"{_names(held)} holds what the adapter's file holds." if held and others else None
+    return absent(evidence(healthy, file, changes, facts.arms_differ()))
 
 
 def _inactive(state: AdapterState) -> list[str]:

@@ -33,6 +33,12 @@ def log(facts: Facts) -> Log | None:
     return Log(False, seen.first_step, seen.first_loss, seen.first_eval_step, seen.first_eval)
 
 
+def kept_step(facts: Facts) -> int | None:
+    """The step whose weights galvan kept; None where it did not say."""
+    step = (run(facts).training or {}).get("kept_step")
+    return step if isinstance(step, int) else None
+
+
 def notices(facts: Facts, code: str) -> list[str]:
     """What the checks of the tokens said under a code."""
     tokens = run(facts).tokens

@@ -409,9 +409,8 @@ def vocabulary_grew(facts: Facts) -> Answer:
     known = files.vocabulary
     if known is None:
         return unknown("the base's embedding; none was found by its name.")
-    other = [rows for rows in known.saved_rows if rows != known.base_rows]
-    if other:
-        return present([f"The adapter saves an embedding or head of {other[0]} rows, the base has {known.base_rows}."])
+    if known.unlike_rows:
+        return present([f"The adapter saves an embedding or head of {known.unlike_rows[0]} rows, the base has {known.base_rows}."])
     if known.new_tokens and not known.saved_rows and "trainable_token_indices" not in files.changes_base:
         new = ", ".join(f"`{shown(token, 30)}`" for token in known.new_tokens[:3])
         beyond = known.adapter_ids is not None and known.adapter_ids > known.base_rows

@@ -183,10 +183,11 @@ def _forecast(after: Mapping[str, Share]) -> str | None:
 
 @cause(
     "C04",
-    title="The update is applied twice: the base given already has this adapter merged into it",
+    title="The update is applied twice: the base given already has this adapter merged into it, or it is active under two names",
     symptom="Overshoot or gibberish; half the scale works better.",
     proof="The base has the hash that training recorded, and its weights hold none of the adapter's update.",
-    remedy="give the original base, not the merged model, with this adapter; or score the merged model without it: `galvan evaluate BASE MERGED --data FILE`",
+    remedy="give the original base, not the merged model, with this adapter; or score the merged model without it: `galvan evaluate BASE MERGED --data FILE`; "
+    "of two names for one adapter leave one active: model.set_adapter(NAME)",
     settle="Score with the scale multiplied by 0 and by -1: the original base's NLL at -1 proves it.",
     sources=["trl#926"],
     refuses=True,
@@ -196,6 +197,9 @@ def applied_twice(facts: Facts) -> Answer:
     if settled:
         return absent([settled])
     live, trained = facts.live, facts.trained
+    if facts.adapter is not None and facts.adapter.twins:
+        names = " and ".join(f"`{shown(name, 40)}`" for name in facts.adapter.twins)
+        return present([f"The adapters {names} are active together and hold one and the same update, which is added once for each."])
     here = facts.integrity.base_sha256 if facts.integrity else None
     recorded = trained.base_sha256 if trained else None
     if recorded is not None and recorded == here:

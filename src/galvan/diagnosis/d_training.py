@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from galvan.diagnosis.asking import practically_equal
+from collections.abc import Sequence
+
+from galvan.diagnosis.asking import kept_step, practically_equal
 from galvan.diagnosis.catalogue import Answer, Facts, absent, cause, evidence, present, unknown
 from galvan.diagnosis.thresholds import (
     FEW_STEPS,
@@ -17,7 +19,9 @@ from galvan.diagnosis.thresholds import (
     SPIKE,
     USUAL_RATES,
     WARMUP_SHARE,
+    WHOLE_WARMUP,
 )  # fmt: skip
+from galvan.measure.course import Course
 from galvan.measure.facts import FileFacts
 from galvan.text import shown
 
@@ -60,9 +64,30 @@ def _travelled(files: FileFacts | None) -> float | None:
     return max((m.max_abs_b for m in files.modules if m.max_abs_b), default=None) if files else None
 
 
-def _relative(files: FileFacts | None) -> str | None:
-    ratios = [m.relative_norm for m in files.modules if m.relative_norm is not None] if files else []
+def _relative(facts: Facts) -> str | None:
+    """How large the updates came to be, by the adapter's file, else by the log of training."""
+    files, seen = facts.files, facts.course
+    ratios: Sequence[float] = [m.relative_norm for m in files.modules if m.relative_norm is not None] if files else []
+    ratios = ratios or (seen.delta_ratios if seen else None) or []
     return f"Its updates are {min(ratios):.1g} to {max(ratios):.1g} of the weights they are added to." if ratios else None
+
+
+def _rising(seen: Course) -> bool:
+    """The learning rate was still rising when the run ended: what was asked for was never reached."""
+    return seen.steps > 2 and (seen.warmup_share or 0) >= WHOLE_WARMUP
+
+
+def _saved_module_trained(facts: Facts) -> str | None:
+    """Every factor is zero, and yet switching the adapter off changes likelihoods: a module that is saved whole was trained."""
+    files, function = facts.files, facts.function
+    if files is None or not files.other_tensors or function is None or function.on_off_nats is None:
+        return None
+    if function.on_off_nats <= function.noise_floor_nats or len(files.dead_modules) < len(files.modules):
+        return None
+    return (
+        f"Though every lora_B is zero, switching the adapter off changes a token by {function.on_off_nats:.3g} nats: "
+        f"training reached the {len(files.other_tensors)} tensors that are saved whole, and no factor."
+    )
 
 
 def _by_idle(facts: Facts, because: list[str], against: list[str]) -> Answer:
@@ -96,24 +121,43 @@ def no_gradient(facts: Facts) -> Answer:
             "whether the graph was cut; no factor at all got a gradient, and several rows a pass (D09) explain that.",
             evidence(zeros),
         )
-    if seen is not None and seen.silent and (dead or not modules):
+    if seen is not None and seen.silent and (dead or not modules) and not (seen.adapted and not seen.unmoved):
         first = (
             f"At the first step {len(seen.silent)} of {seen.factors} factors got no gradient (first: {shown(seen.silent[0], 120)})."
         )
-        return present(evidence(first, zeros))
+        later = f"Nor did {len(seen.starved)} of {seen.adapted} modules at any later step that was watched." if seen.starved else None
+        return present(evidence(first, later, zeros))
     if seen is not None and seen.largest_norm == 0 and dead and len(dead) == len(modules):
         return present(
-            evidence(f"The gradient norm was 0 at every logged step, over {seen.steps} steps.", zeros), [], "very likely"
+            evidence(_no_norm(seen), zeros), [], "very likely"
         )
     if seen is not None and seen.factors and not seen.silent:
         return absent([f"At the first step all {seen.factors} factors had a gradient."])
     if dead and len(dead) < len(modules):
         return present(evidence(zeros), [], "very likely")
+    if beside := _saved_module_trained(facts):
+        return present(evidence(zeros, beside), [], "very likely")
     if dead:
         return unknown("whether training ever moved it; every lora_B is zero, as in a fresh adapter (B07).", evidence(zeros))
     if modules:
         return absent([f"In the file lora_B is zero in none of {len(modules)} modules."])
     return unknown("the gradients of training, or the adapter's values.")
+
+
+def _no_norm(seen: Course) -> str:
+    return f"The gradient norm was 0 at every logged step, over {seen.steps} steps."
+
+
+def _stopped_early(facts: Facts) -> str | None:
+    """Why galvan ended the training before its last step (training.early_stop)."""
+    said = facts.run.training.get("stopped_early") if facts.run and facts.run.training else None
+    return shown(said, 300) if isinstance(said, str) else None
+
+
+def _kept_before_the_end(facts: Facts) -> str | None:
+    """The sentence that the weights kept are those of an earlier step, which held-out text chose; None where they are the last."""
+    step, steps = kept_step(facts), facts.trained.steps if facts.trained else None
+    return f"The weights that are kept are those of step {step} of {steps}, the best evaluation." if step and steps and step < steps else None
 
 
 def _joined_rows(facts: Facts) -> bool:
@@ -134,14 +178,18 @@ def _joined_rows(facts: Facts) -> bool:
     sources=["trl#6700", "peft#282", "axolotl PR #159"],
 )
 def frozen_adapter(facts: Facts) -> Answer:
-    training = facts.trained
+    training, seen = facts.trained, facts.course
+    alive = [m for m in facts.files.modules if not m.is_dead] if facts.files else []
+    told = training is not None and training.trainable_parameters is not None
+    if not told and alive and seen is not None and seen.largest_norm == 0:
+        earlier = f"Yet lora_B is not zero in {len(alive)} modules: it holds what an earlier training left, unchanged."
+        return present([_no_norm(seen), earlier], [], "very likely")
     if training is None or training.trainable_parameters is None:
         against = "The adapter's updates are not zero, so something trained it once."
-        modules = facts.files.modules if facts.files else ()
         return unknown(
             "how many parameters were trainable; no record of the training was given.",
             [],
-            evidence(against if any(not m.is_dead for m in modules) else None),
+            evidence(against if alive else None),
         )
     if training.trainable_parameters == 0:
         return present(["When training began, 0 parameters were trainable."])
@@ -177,6 +225,9 @@ def stale_optimizer(facts: Facts) -> Answer:
             return present(evidence(said, "In the file every lora_B is still zero, as it began." if dead else None))
         if held is not None and trainable is not None and 0 < held < trainable:
             return present([said, f"The optimizer held {held:,} of {trainable:,} trainable parameters."])
+        if seen.stuck and not coarse and (seen.peak_rate or 0) > LOW_RATES["lora"]:
+            end = f"At the last step that was watched, {len(seen.stuck)} of {seen.adapted} modules with a gradient were where they began."
+            return present([said, end])
         if seen.still and not coarse:  # Adam moves whatever has a gradient
             return present([said, "The others never did, as where the optimizer does not hold them."])
         return absent([said])
@@ -214,12 +265,12 @@ def labels_masked(facts: Facts) -> Answer:
         if tokens.shape != "plain text" and left_out is not None and left_out.empty > MASKED_ROWS * left_out.read:
             return present([f"{left_out.empty} of {left_out.read} rows have no token to learn and were left out.", said])
         return absent([said], evidence(rows if masked else None))
+    if seen is not None and seen.zero and seen.not_finite:  # a Trainer logs 0 where it filters a loss that is not finite
+        why = f"At {len(seen.zero)} logged steps the loss was exactly 0, and at {len(seen.not_finite)} the loss or gradient norm was not finite."
+        return unknown("how many tokens of the training rows were learned; overflow (C06) gives such zeros as well.", [why])
     if seen is not None and seen.zero:
         return present(
-            evidence(
-                f"At {len(seen.zero)} logged steps (first: {seen.zero[0]}) the loss was exactly 0.",
-                "Gradient norms were not finite, too." if seen.not_finite else None,
-            ),
+            [f"At {len(seen.zero)} logged steps (first: {seen.zero[0]}) the loss was exactly 0."],
             [],
             "very likely" if len(seen.zero) > 1 else "likely",
         )
@@ -241,18 +292,21 @@ def rate_too_low(facts: Facts) -> Answer:
     moved = None if travelled is None else f"The largest entry of any lora_B is {travelled:.2g}."
     if seen is not None and seen.peak_rate is not None:
         said = f"The highest learning rate was {seen.peak_rate:.2g}, the sum over all steps {seen.integrated_rate:.2g}."
+        if seen.peak_rate <= LOW_RATES[method] and _rising(seen) and idle(facts) is not False:
+            rising = "It was still rising at the last step: warm-up (D07) may be all that kept it low."
+            return present(evidence(said, moved, _relative(facts)), [rising], "likely")
         if seen.peak_rate <= LOW_RATES[method]:
-            return _by_idle(facts, evidence(said, moved, _relative(facts.files)), [])
+            return _by_idle(facts, evidence(said, moved, _relative(facts)), [])
         if seen.peak_rate < USUAL_RATES[method] and idle(facts):
             return present(evidence(said, moved, _idle_says(facts)), ["It is not far below a usual one."], "likely")
         return absent(evidence(said, moved))
     if travelled is None or method == "full":
         return unknown("the learning rate; no log of training was given.")
     if travelled < LEAST_MOVE:
-        return _by_idle(facts, evidence(moved, "One step at a usual rate moves it further.", _relative(facts.files)), [])
+        return _by_idle(facts, evidence(moved, "One step at a usual rate moves it further.", _relative(facts)), [])
     if travelled < SHORT_MOVE:
-        return unknown("whether the rate was low or the steps few; the updates are small.", evidence(moved, _relative(facts.files)))
-    return absent(evidence(moved, _relative(facts.files)), [], "very likely")
+        return unknown("whether the rate was low or the steps few; the updates are small.", evidence(moved, _relative(facts)))
+    return absent(evidence(moved, _relative(facts)), [], "very likely")
 
 
 @cause(
@@ -269,7 +323,7 @@ def too_few_steps(facts: Facts) -> Answer:
     steps = seen.steps if seen else training.steps if training else None
     if steps is None:
         if travelled is not None and LEAST_MOVE <= travelled < SHORT_MOVE:
-            return unknown("whether the steps were few or the rate low; the updates are small.", evidence(_relative(facts.files)))
+            return unknown("whether the steps were few or the rate low; the updates are small.", evidence(_relative(facts)))
         return unknown("the number of steps; no log of training was given.")
     kind = facts.outcome.curve.kind if facts.outcome and facts.outcome.curve else None
     falling = (
@@ -278,6 +332,9 @@ def too_few_steps(facts: Facts) -> Answer:
     if seen is not None and (seen.moved_nothing or seen.largest_norm == 0):
         return absent(["Nothing moved at all, so that more steps would not have helped."], [f"{steps} steps were made."])
     said = [f"{steps} steps were made.", *evidence("The loss was still falling at the end." if falling else None)]
+    early = _stopped_early(facts)
+    if early and steps >= FEW_STEPS:
+        return absent([f"Training ended by itself: {early}"], said, "very likely")
     if steps < FEW_STEPS:
         short = travelled is not None and travelled < SHORT_MOVE and idle(facts) is False
         moved = f"The largest entry of any lora_B is {travelled:.2g}: some ten usual steps move it further." if short else None
@@ -307,7 +364,8 @@ def warmup_ate_the_run(facts: Facts) -> Answer:
     if seen.warmup_share < WARMUP_SHARE or seen.steps <= 2:
         return absent([said])
     curve = facts.outcome.curve if facts.outcome else None
-    if idle(facts) is False and not (curve and curve.kind in ("saturated", "over-fitted")):
+    done = curve is not None and curve.kind in (("over-fitted",) if _rising(seen) else ("saturated", "over-fitted"))
+    if idle(facts) is False and not done:
         return present([said], evidence(_idle_says(facts)), "likely")
     return _by_idle(facts, [said], [])
 
@@ -353,8 +411,9 @@ def no_gradient_in_batches(facts: Facts) -> Answer:
         return unknown("the gradient norms of training.")
     size = facts.run.setting("training.batch_size") if facts.run else None
     if seen.largest_norm == 0:
-        alone = size == 1
-        said = f"The gradient norm was 0 at every logged step, over {seen.steps} steps."
+        alone, said = size == 1, _no_norm(seen)
+        if frozen_adapter(facts).status == "present":
+            return unknown("whether a kernel lost the gradient; a frozen adapter (D02) explains it.", [said])
         return (
             absent(["Each pass held one row."], [said])
             if alone
@@ -449,6 +508,9 @@ def rate_too_high(facts: Facts) -> Answer:
     )
     norms = f"The largest gradient norm is {seen.largest_norm:.3g}, the median {seen.median_norm:.3g}." if spiked else None
     high = f"The highest learning rate was {rate:.2g}." if seen.peak_rate is not None else None
+    kept = _kept_before_the_end(facts)
+    if because and kept:
+        return present(because, evidence(kept, norms), "likely")
     if because and (jumped or rate >= HIGH_RATES[_method(facts)] or spiked):
         return present([*because, *evidence(norms, high)], [], "very likely")
     if because:

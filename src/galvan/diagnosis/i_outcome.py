@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from galvan.diagnosis.asking import learned_elsewhere, practically_equal, test_gain
+from galvan.diagnosis.asking import kept_step, learned_elsewhere, practically_equal, test_gain
 from galvan.diagnosis.c_scaling import rslora_flag
 from galvan.diagnosis.catalogue import Answer, Facts, absent, cause, evidence, present, unknown
 from galvan.diagnosis.outcome import Outcome
@@ -36,6 +36,9 @@ def over_fitted(facts: Facts) -> Answer:
     last = None
     if curve is not None and curve.best_step is not None and curve.best_step == curve.last_step:
         last = f"Held-out loss was lowest at the last evaluation, step {curve.best_step}."
+    kept = kept_step(facts)
+    if turned and curve is not None and kept is not None and kept == curve.best_step and not copying:
+        return absent([f"The weights that are kept are those of step {kept}, where held-out loss was lowest."], [curve.reason], "very likely")
     if turned and curve is not None:
         return present(evidence(curve.reason, gap if wide else None, copied if copying else None), evidence(None if copying else copied),
                        "certain" if wide or copying else "very likely")  # fmt: skip

@@ -1,7 +1,8 @@
 """The course of a training run, summed up from its log: galvan's `training.jsonl`, or the history in a `trainer_state.json`.
 
 Pure functions of the logged rows; no torch. A row has `step`, and where they are known `loss_nats`, `learning_rate`, `gradient_norm`;
-galvan's first rows also have, by parameter, the gradient's norm, the norm of the step and the share of entries that the step changed.
+galvan's first rows also have, by parameter, the gradient's norm, the norm of the step and the share of entries that the step changed;
+its first and its evaluated rows have, by module, the gradient's norm and how far the update is from where it began.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class Course:
     Of the `factors` that start at zero `silent` got no gradient at the first step. Of the `parameters` with a gradient `still` did not
     move in any watched step; `changed_share` is the part of their entries that a step changed. `gradient_left` is the largest norm of a
     gradient that was there before a step's own was added. `first_eval` is the first loss of an evaluation, after `first_eval_step` steps.
+    Of the `adapted` modules `starved` had no gradient in any row that tells, and the update of `unmoved` is, in the last such row, what it was
+    at the start; `delta_ratios` are the smallest and largest |dW|_F / |W|_F there.
     """
 
     steps: int
@@ -63,6 +66,15 @@ class Course:
     first_step: int | None = None
     first_eval_step: int | None = None
     first_eval: float | None = None
+    adapted: int = 0
+    starved: tuple[str, ...] = ()
+    unmoved: tuple[str, ...] = ()
+    delta_ratios: tuple[float, float] | None = None
+
+    @property
+    def stuck(self) -> tuple[str, ...]:
+        """Adapted modules that had a gradient and never moved."""
+        return tuple(name for name in self.unmoved if name not in self.starved)
 
     @property
     def moved_nothing(self) -> bool:
@@ -94,6 +106,7 @@ def course(rows: Sequence[Mapping[str, Any]]) -> Course | None:
         largest_norm=max(norms, default=None),
         restart=_restart(finite),
         **_movement(rows),
+        **_modules(rows),
         gradient_left=max((row["gradient_left"] for row in rows if _number(row.get("gradient_left"))), default=None),
         first_step=finite[0][0] if finite else None,
     )
@@ -164,4 +177,17 @@ def _movement(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "parameters": len(pulled),
         "still": sum(not any(share for _, _, share in steps) for steps in moves.values()),
         "changed_share": fmean(share for steps in moves.values() for _, _, share in steps) if moves else None,
+    }
+
+
+def _modules(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    watched = [row["modules"] for row in rows if isinstance(row.get("modules"), Mapping)]
+    ratios = {name: seen["delta_ratio"] for name, seen in watched[-1].items() if _number(seen.get("delta_ratio"))} if watched else {}
+    if not ratios:
+        return {}
+    return {
+        "adapted": len(ratios),
+        "starved": tuple(name for name in ratios if not any(seen.get(name, {}).get("gradient_norm") for seen in watched)),
+        "unmoved": tuple(name for name, ratio in ratios.items() if ratio == 0),
+        "delta_ratios": (min(ratios.values()), max(ratios.values())),
     }

@@ -57,6 +57,11 @@ class Vocabulary:
     saved_rows: tuple[int, ...] = ()
     new_tokens: tuple[str, ...] = ()
 
+    @property
+    def unlike_rows(self) -> tuple[int, ...]:
+        """Rows of saved tables that the base's tables do not have."""
+        return tuple(rows for rows in self.saved_rows if rows != self.base_rows)
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Coverage:
@@ -141,6 +146,7 @@ class AdapterState:
     `dead` are the adapters whose every update is zero, `scaling` the smallest and largest scaling of each adapter, both for
     LoRA layers only. `trainable_parameters` counts those of the whole object. `nested` counts adapters inside adapters,
     `active_dropout` the modules that would drop something out, as found. `emptied`: a PEFT wrapper without a layer, as after a merge.
+    `twins` are active adapters that hold one and the same update, so that it is added more than once.
     """
 
     layers: int
@@ -156,6 +162,7 @@ class AdapterState:
     active_dropout: int = 0
     emptied: bool = False
     uses_dora: bool = False
+    twins: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -196,7 +203,8 @@ class LiveFacts:
     """The object graph. `base` is the object called base, as it was when its likelihoods of record were taken.
 
     `shared_tensors` of the tuned model's `n_tensors` lie in the memory of the base's. `different_tensors` is None where the two
-    are not both plain models of one shape. `tensors_unlike_file` is None where no file was given.
+    are not both plain models of one shape. `tensors_unlike_file` is None where no file was given; `holds_file` are the loaded adapters that
+    are that file, bit for bit.
 
     `under_adapter` compares the weights below the tuned model's adapter with the base's, where they are not the same memory;
     `base_source` the base's weights with the files that it names as its source. `dead_targets` are adapted weights that are all zero.
@@ -224,6 +232,7 @@ class LiveFacts:
     after_merge: Mapping[str, Share] = dataclasses.field(default_factory=dict)
     changed_entries: float | None = None
     unexpected_on_loading: tuple[str, ...] | None = None
+    holds_file: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -334,6 +343,8 @@ def broken(files: FileFacts) -> str | None:
         return "its file holds no tensor"
     if files.ill_shaped:
         return f"{len(files.ill_shaped)} of its tensors have shapes that do not fit the base"
+    if files.vocabulary is not None and files.vocabulary.unlike_rows:
+        return f"it saves a table of {files.vocabulary.unlike_rows[0]} rows, and the base has {files.vocabulary.base_rows}"
     if files.missing_keys or files.unexpected_keys:
         return f"{len(files.missing_keys)} of its tensors are missing and {len(files.unexpected_keys)} fit nothing in the base"
     if files.empty_tensors or files.not_finite:

@@ -84,7 +84,7 @@ def adapter_state(model: nn.Module) -> AdapterState:
     """The adapter layers inside `model`, which may be a PEFT model, the model inside one, or one that no adapter has touched."""
     layers = [m for m in model.modules() if isinstance(m, BaseTunerLayer)]
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    dropout = sum(m.training and getattr(m, "p", 0) > 0 for m in model.modules() if isinstance(m, nn.Dropout))
+    dropout = sum(m.training and _drops_out(m) for m in model.modules())
     if not layers:
         return AdapterState(
             0, trainable, active_dropout=dropout, emptied=isinstance(model, PeftModel) and not learns_a_prompt(model)
@@ -108,7 +108,27 @@ def adapter_state(model: nn.Module) -> AdapterState:
         nested=_nested(model, layers),
         active_dropout=dropout,
         uses_dora=any(any(layer.use_dora.values()) for layer in lora if isinstance(getattr(layer, "use_dora", None), dict)),
+        twins=_twins(lora, known["active"]),
     )
+
+
+def _drops_out(module: nn.Module) -> bool:
+    """True if in training mode it drops something out: a layer of dropout, or a rate of its own that it passes on, as attention does."""
+    own = [value for name, value in vars(module).items() if name.endswith("dropout") and isinstance(value, float)]
+    return max([*own, module.p if isinstance(module, nn.Dropout) else 0.0]) > 0
+
+
+def _twins(layers: Sequence[Any], active: Sequence[str]) -> tuple[str, ...]:
+    """Active adapters whose factors and scaling are those of another active one in every layer that has them."""
+
+    def update(name: str) -> list[Tensor]:
+        return [x for i, layer in enumerate(layers) for a, b in _factors(layer, name) for x in (torch.tensor(float(i)), a, b * layer.scaling[name])]
+
+    def same(one: list[Tensor], other: list[Tensor]) -> bool:
+        return 0 < len(one) == len(other) and all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+    updates = {name: update(name) for name in active} if len(active) > 1 else {}
+    return tuple(a for a, mine in updates.items() if any(same(mine, theirs) for b, theirs in updates.items() if a != b))
 
 
 def learns_a_prompt(model: nn.Module) -> bool:
@@ -161,6 +181,7 @@ def live_facts(
     plain = weights.base_weights(base)
     there = {p.data_ptr() for p in base.parameters() if p.device.type != "meta" and p.numel()}
     state = adapter_state(tuned)
+    unlike, holds = (None, ()) if adapter_file is None else _beside_file(tuned, state, adapter_file)
     return LiveFacts(
         base=base_state or adapter_state(base),
         tuned=state,
@@ -170,11 +191,7 @@ def live_facts(
         shared_tensors=sum(p.data_ptr() in there for p in own.values()),
         changed_entries=None if state.layers else weights.changed_entries(plain, weights.base_weights(tuned)),
         different_tensors=None if state.layers else _different(dict(base.named_parameters()), own),
-        tensors_unlike_file=None
-        if adapter_file is None
-        else unlike_file(tuned, adapter_file, state.active[0] if len(state.active) == 1 else "default")
-        if state.layers
-        else tuple(adapter_file),
+        tensors_unlike_file=unlike,
         base_load=weights.load_of(base),
         tuned_load=weights.load_of(tuned),
         under_adapter=weights.drift(plain, weights.base_weights(tuned)) if state.layers else None,
@@ -184,6 +201,7 @@ def live_facts(
         in_merge=weights.share_in_merge(tuned, plain),
         after_merge=weights.after_merge(tuned),
         unexpected_on_loading=unexpected,
+        holds_file=holds,
     )
 
 
@@ -191,6 +209,14 @@ def _different(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor]) -> int |
     if base.keys() != tuned.keys() or any(base[name].shape != tuned[name].shape for name in base):
         return None
     return sum(not torch.equal(base[name].to(p.device, p.dtype), p) for name, p in tuned.items())
+
+
+def _beside_file(model: nn.Module, state: AdapterState, tensors: Mapping[str, Tensor]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the file's tensors that the active adapter does not hold, and the loaded adapters that hold all of them."""
+    loaded = tuple(getattr(model, "peft_config", None) or ()) if state.layers else ()
+    unlike = {name: unlike_file(model, tensors, name) for name in loaded}
+    active = state.active[0] if len(state.active) == 1 else "default"
+    return unlike.get(active, tuple(tensors)), tuple(name for name, missing in unlike.items() if not missing)
 
 
 def unlike_file(model: nn.Module, tensors: Mapping[str, Tensor], adapter: str = "default") -> tuple[str, ...]:
