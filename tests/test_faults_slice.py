@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from benchmarks.faults import page, runner, scoring
@@ -79,6 +80,20 @@ def test_the_counts_by_hand() -> None:
         "likely": (1, 2),
     }
     assert scoring.certainty_table(rows) == {"D05": {"likely": [2, 2]}, "D06": {"very likely": [0, 1]}, "G10": {"likely": [0, 1]}}
+
+
+def test_a_true_word_on_what_a_run_came_to_is_no_false_alarm_and_any_other_word_is() -> None:
+    def alarm(*present: tuple[str, str], **came: Any) -> tuple[bool, bool]:
+        one = dataclasses.replace(result("healthy", *present, accept=()), **came)
+        return scoring.alarmed(one), scoring.accused(one)
+
+    g10, i02, d05 = ("G10", "certain"), ("I02", "certain"), ("D05", "likely")
+    assert alarm(g10, verdict="inconclusive") == alarm(i02, verdict="improved", forgot=True) == (False, True)
+    assert alarm(g10, i02, verdict="inconclusive", forgot=True) == (False, True)
+    assert alarm(g10, verdict="improved") == alarm(i02, verdict="improved", forgot=None) == (True, True)
+    assert alarm(g10, d05, verdict="inconclusive") == alarm(d05, verdict="improved") == (True, True)
+    assert alarm(verdict="refused") == alarm(crash="...") == (True, True)
+    assert alarm(verdict="improved") == alarm(verdict="inconclusive") == (False, False)
 
 
 def test_only_development_runs_bind_the_words() -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.faults.cases import healthy
-from benchmarks.faults.cases_healthy import MORE
 from benchmarks.faults.cases_answers import PROMPT, greedy, pair
 from benchmarks.faults.cases_chats import SAME, _chat, _pair, rows_of, with_template
+from benchmarks.faults.cases_healthy import MORE
 from benchmarks.faults.cases_trainers import with_trainer
 from benchmarks.faults.commands import audited, checked, perplexity, reported
 from benchmarks.faults.place import Place, Said, edit_tensors, rename_keys

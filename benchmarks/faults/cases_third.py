@@ -42,7 +42,9 @@ def class_method_of_the_wrapper(place: Place) -> Said:
     return place.audit(tuned.base_model.model, tuned)
 
 
-@fault("A02", "A10", settings=TWO)  # what was overwritten is the base: its weights are not those of its files, nor those under the adapter
+@fault(
+    "A02", "A10", settings=TWO
+)  # what was overwritten is the base: its weights are not those of its files, nor those under the adapter
 def merged_state_loaded_into_the_base(place: Place) -> Said:
     """The state dict of the merged model was loaded into the object that is then scored as the base."""
     from peft import PeftModel
@@ -173,13 +175,17 @@ def layers_counted_from_one(place: Place) -> Said:
 @fault("B01", "B02", settings=TWO)
 def keys_of_a_larger_whole(place: Place) -> Said:
     """The language model was a part of a larger one when it was saved: `language_model.` stands in every key."""
-    return place.evaluate(rename_keys(place.adapter(), lambda n: n.replace("base_model.model.", "base_model.model.language_model.")))
+    return place.evaluate(
+        rename_keys(place.adapter(), lambda n: n.replace("base_model.model.", "base_model.model.language_model."))
+    )
 
 
 @fault("B02", "B01", settings=TWO)
 def keys_of_checkpointed_layers(place: Place) -> Said:
     """Torch's wrapper for activation checkpointing stands around every layer."""
-    return place.evaluate(rename_keys(place.adapter(), lambda n: n.replace(".self_attn.", "._checkpoint_wrapped_module.self_attn.")))
+    return place.evaluate(
+        rename_keys(place.adapter(), lambda n: n.replace(".self_attn.", "._checkpoint_wrapped_module.self_attn."))
+    )
 
 
 @fault("B02", "B01", settings=TWO)
@@ -197,9 +203,7 @@ def some_layers_compiled(place: Place) -> Said:
 @fault("B03", "B01", settings=TWO)
 def half_of_lora_swallowed(place: Place) -> Said:
     """The adapter's name took `lora_` out of the keys of attention alone."""
-    return place.evaluate(
-        rename_keys(place.adapter(), lambda n: n.replace(".lora_", "_") if "self_attn" in n else n)
-    )
+    return place.evaluate(rename_keys(place.adapter(), lambda n: n.replace(".lora_", "_") if "self_attn" in n else n))
 
 
 @fault("B04", "B06", settings=TWO)
@@ -269,9 +273,16 @@ def embedding_grew_alone(place: Place) -> Said:
 
 
 @fault("B12", settings=HELD_OUT[:1])
-def target_with_its_layer(place: Place) -> Said:
-    """A target was written with the number of its layer, so that one block of four has it."""
-    return place.evaluate(train_with_peft(place, place.folder / "adapter", target_modules=["layers.0.self_attn.q_proj"], epochs=1.0))
+def values_that_are_zero(place: Place) -> Said:
+    """The adapted projections, v in every block, are zero throughout in this base."""
+    model = place.model()
+    for name, weight in model.named_parameters():
+        if name.endswith("v_proj.weight"):
+            weight.data.zero_()
+    base = place.folder / "base"
+    model.save_pretrained(base)
+    place.tokenizer().save_pretrained(base)
+    return place.evaluate(train_with_peft(place, place.folder / "adapter", base=base, target_modules=["v_proj"], epochs=1.0), base)
 
 
 @fault("B13", settings=TWO)

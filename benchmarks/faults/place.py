@@ -31,6 +31,7 @@ class Said:
     gain: float | None = None
     loss_fell: bool | None = None
     peft_content: bool | None = None
+    forgot: bool | None = None
 
     @property
     def answers(self) -> list[tuple[str, str]]:
@@ -160,7 +161,8 @@ def _judged(judged: Any) -> Said:
     verdict = json.loads((judged.folder / "verdict.json").read_text(encoding="utf-8"))
     said = _found(judged.verdict["findings"])
     gain = verdict["fit"]["gain"]["nats_per_token"]
-    return dataclasses.replace(said, verdict=verdict["verdict"], gain=gain, loss_fell=_loss_fell(judged.folder, gain))
+    forgot = (verdict.get("retention") or {}).get("forgot")
+    return dataclasses.replace(said, verdict=verdict["verdict"], gain=gain, loss_fell=_loss_fell(judged.folder, gain), forgot=forgot)
 
 
 def _loss_fell(folder: Path, gain: float | None) -> bool | None:

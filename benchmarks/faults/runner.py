@@ -41,6 +41,7 @@ class Result:
     gain: float | None = None
     loss_fell: bool | None = None
     peft_content: bool | None = None
+    forgot: bool | None = None
     seconds: float = 0.0
     crash: str | None = None
 
@@ -133,5 +134,5 @@ def _at_work(out: Path, case: Case, setting: Setting, empty: Result) -> Result:
         return dataclasses.replace(empty, crash=traceback.format_exc(), seconds=round(time.monotonic() - started, 2))
     return dataclasses.replace(
         empty, present=tuple(said.answers), unknown=tuple(said.unknown), error=said.error, message=said.message, verdict=said.verdict,
-        gain=said.gain, loss_fell=said.loss_fell, peft_content=said.peft_content, seconds=round(time.monotonic() - started, 2),
+        gain=said.gain, forgot=said.forgot, loss_fell=said.loss_fell, peft_content=said.peft_content, seconds=round(time.monotonic() - started, 2),
     )  # fmt: skip

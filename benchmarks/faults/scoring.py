@@ -64,15 +64,27 @@ def wrong_and_confident(result: Result) -> bool:
     return bool(said(result)) and not right_first(result) and said(result)[0][1] in CONFIDENT
 
 
-def alarmed(result: Result) -> bool:
+def accused(result: Result) -> bool:
     """On a healthy run: anything named, an error, a refusal, or a crash."""
     return bool(said(result)) or result.verdict == "refused" or result.crash is not None
 
 
-def only_outcomes(result: Result) -> bool:
-    """An alarm that names nothing but what the run came to, by measurement: inconclusive (G10), over-fitted (I01), forgetful (I02)."""
-    return (
-        alarmed(result) and result.crash is None and result.error is None and {c for c, _ in said(result)} <= {"G10", "I01", "I02"}
+def came_out(result: Result) -> set[str]:
+    """What the run came to by measurement, whatever was put in: too few documents to tell (G10), forgetful (I02).
+
+    METHODS calls a run healthy that improved and kept what the base could do (topic 8, row Z). One that was put in as healthy and came out
+    otherwise has that very cause, and to name it is no false alarm; to name any other is.
+    """
+    return {code for code, so in (("G10", result.verdict == "inconclusive"), ("I02", result.forgot is True)) if so}
+
+
+def alarmed(result: Result) -> bool:
+    """A false alarm: on a healthy run anything named that it did not come to, an error, a refusal, or a crash."""
+    return accused(result) and (
+        result.crash is not None
+        or result.error is not None
+        or result.verdict == "refused"
+        or not {code for code, _ in said(result)} <= came_out(result)
     )
 
 

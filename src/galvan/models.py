@@ -540,5 +540,6 @@ def load_tuned(base: Located, tuned: Located, settings: Model, device: Choice | 
 
 
 def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return shown(text.splitlines()[0], 240)
+    """The first line, with the next where the first only announces it."""
+    first, *rest = (str(error).strip() or type(error).__name__).splitlines()
+    return shown(f"{first} {rest[0].strip()}" if rest and first.rstrip().endswith(":") else first, 240)

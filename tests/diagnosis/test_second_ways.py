@@ -22,7 +22,9 @@ from models_for_tests import TEXTS, byte_tokenizer, save_adapter, save_base, tin
 
 MOVED, ZERO = (ModuleDelta("model.layers.0.self_attn.q_proj", 4, 2.0, 0.1, size, 0.5, 50.0) for size in (0.1, 0.0))
 FILES = FileFacts("lora", "ab" * 32, False, rank=4, alpha=8, n_keys=2, keys_proved_by="PEFT", modules=(MOVED,), dtypes=("F32",))
-COURSE = Course(100, 3.0, 2.5, 3.1, peak_rate=3e-4, integrated_rate=0.015, warmup_share=0.05, first_norm=1.0, median_norm=0.9, largest_norm=1.4)
+COURSE = Course(
+    100, 3.0, 2.5, 3.1, peak_rate=3e-4, integrated_rate=0.015, warmup_share=0.05, first_norm=1.0, median_norm=0.9, largest_norm=1.4
+)
 IDLE = Outcome(curve=CurveSeen("not learning", "Training text gained nothing.", 0, 100))
 
 
@@ -49,7 +51,10 @@ def one(found: Audit | Facts, code: str) -> Finding:
 @pytest.fixture
 def adapters(tmp_path: Path) -> list[Path]:
     """Two trained adapters of one base."""
-    return [save_adapter(tmp_path / str(seed), tiny_llama(0), lora_alpha=8 + seed, target_modules=["q_proj", "v_proj"]) for seed in (0, 8)]
+    return [
+        save_adapter(tmp_path / str(seed), tiny_llama(0), lora_alpha=8 + seed, target_modules=["q_proj", "v_proj"])
+        for seed in (0, 8)
+    ]
 
 
 def of(adapter: Path, *others: tuple[str, Path], active: list[str] | None = None, **changes: Any) -> Any:
@@ -218,7 +223,9 @@ MOVES = {"factors": 2, "parameters": 4, "still": 0, "changed_share": 1.0, "adapt
 
 
 def ours(training: dict[str, Any] | None = None, curve: str = "improving", best: int = 100, **changes: Any) -> Facts:
-    record = Recorded("galvan", trainable_parameters=512, optimizer_parameters=512, steps=100, course=with_(COURSE, **{**MOVES, **changes}))
+    record = Recorded(
+        "galvan", trainable_parameters=512, optimizer_parameters=512, steps=100, course=with_(COURSE, **{**MOVES, **changes})
+    )
     outcome = Outcome(curve=CurveSeen(curve, "It turned.", best, 100))
     return Facts(Integrity(FILES, recorded=record), run=RunFacts(training=training or {}), outcome=outcome)
 

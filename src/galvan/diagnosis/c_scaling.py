@@ -199,7 +199,9 @@ def applied_twice(facts: Facts) -> Answer:
     live, trained = facts.live, facts.trained
     if facts.adapter is not None and facts.adapter.twins:
         names = " and ".join(f"`{shown(name, 40)}`" for name in facts.adapter.twins)
-        return present([f"The adapters {names} are active together and hold one and the same update, which is added once for each."])
+        return present(
+            [f"The adapters {names} are active together and hold one and the same update, which is added once for each."]
+        )
     here = facts.integrity.base_sha256 if facts.integrity else None
     recorded = trained.base_sha256 if trained else None
     if recorded is not None and recorded == here:

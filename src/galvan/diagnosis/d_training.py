@@ -125,12 +125,12 @@ def no_gradient(facts: Facts) -> Answer:
         first = (
             f"At the first step {len(seen.silent)} of {seen.factors} factors got no gradient (first: {shown(seen.silent[0], 120)})."
         )
-        later = f"Nor did {len(seen.starved)} of {seen.adapted} modules at any later step that was watched." if seen.starved else None
+        later = (
+            f"Nor did {len(seen.starved)} of {seen.adapted} modules at any later step that was watched." if seen.starved else None
+        )
         return present(evidence(first, later, zeros))
     if seen is not None and seen.largest_norm == 0 and dead and len(dead) == len(modules):
-        return present(
-            evidence(_no_norm(seen), zeros), [], "very likely"
-        )
+        return present(evidence(_no_norm(seen), zeros), [], "very likely")
     if seen is not None and seen.factors and not seen.silent:
         return absent([f"At the first step all {seen.factors} factors had a gradient."])
     if dead and len(dead) < len(modules):
@@ -157,7 +157,11 @@ def _stopped_early(facts: Facts) -> str | None:
 def _kept_before_the_end(facts: Facts) -> str | None:
     """The sentence that the weights kept are those of an earlier step, which held-out text chose; None where they are the last."""
     step, steps = kept_step(facts), facts.trained.steps if facts.trained else None
-    return f"The weights that are kept are those of step {step} of {steps}, the best evaluation." if step and steps and step < steps else None
+    return (
+        f"The weights that are kept are those of step {step} of {steps}, the best evaluation."
+        if step and steps and step < steps
+        else None
+    )
 
 
 def _joined_rows(facts: Facts) -> bool:

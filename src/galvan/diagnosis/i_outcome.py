@@ -38,7 +38,9 @@ def over_fitted(facts: Facts) -> Answer:
         last = f"Held-out loss was lowest at the last evaluation, step {curve.best_step}."
     kept = kept_step(facts)
     if turned and curve is not None and kept is not None and kept == curve.best_step and not copying:
-        return absent([f"The weights that are kept are those of step {kept}, where held-out loss was lowest."], [curve.reason], "very likely")
+        return absent(
+            [f"The weights that are kept are those of step {kept}, where held-out loss was lowest."], [curve.reason], "very likely"
+        )
     if turned and curve is not None:
         return present(evidence(curve.reason, gap if wide else None, copied if copying else None), evidence(None if copying else copied),
                        "certain" if wide or copying else "very likely")  # fmt: skip

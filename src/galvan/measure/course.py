@@ -182,7 +182,9 @@ def _movement(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _modules(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     watched = [row["modules"] for row in rows if isinstance(row.get("modules"), Mapping)]
-    ratios = {name: seen["delta_ratio"] for name, seen in watched[-1].items() if _number(seen.get("delta_ratio"))} if watched else {}
+    ratios = (
+        {name: seen["delta_ratio"] for name, seen in watched[-1].items() if _number(seen.get("delta_ratio"))} if watched else {}
+    )
     if not ratios:
         return {}
     return {

@@ -122,7 +122,12 @@ def _twins(layers: Sequence[Any], active: Sequence[str]) -> tuple[str, ...]:
     """Active adapters whose factors and scaling are those of another active one in every layer that has them."""
 
     def update(name: str) -> list[Tensor]:
-        return [x for i, layer in enumerate(layers) for a, b in _factors(layer, name) for x in (torch.tensor(float(i)), a, b * layer.scaling[name])]
+        return [
+            x
+            for i, layer in enumerate(layers)
+            for a, b in _factors(layer, name)
+            for x in (torch.tensor(float(i)), a, b * layer.scaling[name])
+        ]
 
     def same(one: list[Tensor], other: list[Tensor]) -> bool:
         return 0 < len(one) == len(other) and all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(one, other, strict=True))
