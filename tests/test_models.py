@@ -289,7 +289,7 @@ def test_weights_of_another_size_than_the_config_are_refused(copy: Path) -> None
 
 def test_weights_only_as_pickle_are_refused_and_not_opened(copy: Path) -> None:
     (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
-    said = "NAME has its weights only as pickle (pytorch_model.bin), which can run code; convert it to safetensors."
+    said = "NAME has its weights only as pickle (pytorch_model.bin), which can run code; where you trust it, load it with PEFT or transformers and call save_pretrained, which writes safetensors."
     assert refused(load, copy) == ("model/pickle", said)
     (copy / "pytorch_model.bin").unlink()
     assert refused(load, copy) == ("model/no-weights", f"NAME holds no model*.safetensors in {copy}.")

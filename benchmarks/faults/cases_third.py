@@ -66,12 +66,11 @@ def biases_left_on(place: Place) -> Said:
     return audited(place, off.get_base_model(), on)
 
 
-@fault("A05", "A06", settings=TWO)
-def adapter_deleted(place: Place) -> Said:
-    """delete_adapter took the adapter out; the wrapper stayed."""
+@fault("A05", settings=TWO)
+def unloaded_before_scoring(place: Place) -> Said:
+    """unload() gave the plain base back, and that is the object that is scored as the tuned model."""
     _, tuned = pair(place)
-    tuned.delete_adapter("default")
-    return audited(place, place.model(), tuned, adapter=place.healthy / "adapter")
+    return audited(place, place.model(), tuned.unload(), adapter=place.healthy / "adapter")
 
 
 @fault("A06", settings=TWO)

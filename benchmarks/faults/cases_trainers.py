@@ -156,7 +156,9 @@ def trainer_warms_up_all_the_way(place: Place) -> Said:
     return place.evaluate(with_trainer(place, "adapter", learning_rate=1e-4, warmup_steps=500))
 
 
-@fault("D12", "I01", "I02", "C06", settings=SECOND)  # in some settings it diverges until nothing is finite, which has a code of its own
+@fault(
+    "D12", "I01", "I02", "C06", settings=SECOND
+)  # in some settings it diverges until nothing is finite, which has a code of its own
 def trainer_at_a_huge_rate(place: Place) -> Said:
     """A learning rate of 3, in another trainer's log."""
     return place.evaluate(with_trainer(place, "adapter", learning_rate=3.0, lr_scheduler_type="constant", max_grad_norm=0.0))

@@ -162,7 +162,9 @@ def _judged(judged: Any) -> Said:
     said = _found(judged.verdict["findings"])
     gain = verdict["fit"]["gain"]["nats_per_token"]
     forgot = (verdict.get("retention") or {}).get("forgot")
-    return dataclasses.replace(said, verdict=verdict["verdict"], gain=gain, loss_fell=_loss_fell(judged.folder, gain), forgot=forgot)
+    return dataclasses.replace(
+        said, verdict=verdict["verdict"], gain=gain, loss_fell=_loss_fell(judged.folder, gain), forgot=forgot
+    )
 
 
 def _loss_fell(folder: Path, gain: float | None) -> bool | None:

@@ -139,7 +139,7 @@ def weight_files(located: Located, stem: str = "model") -> list[Path]:
         if pickles:
             raise ModelError(
                 "model/pickle",
-                f"{shown(located.name)} has its weights only as pickle ({shown(pickles[0])}), which can run code; convert it to safetensors.",
+                f"{shown(located.name)} has its weights only as pickle ({shown(pickles[0])}), which can run code; where you trust it, load it with PEFT or transformers and call save_pretrained, which writes safetensors.",
             )
         if stem == "adapter_model" and (located.path / MLX_WEIGHTS).is_file():
             raise ModelError(

@@ -91,13 +91,19 @@ def audit(
     the folder that `tuned` should hold, `loaded` what load_state_dict returned when it was loaded so.
 
     Mode, active adapter, switches, requires_grad and random states are left as they were, and so is every weight. Raises DataError if no
-    text has a token that could be scored, or `reported` names no arm.
+    text has a token that could be scored, `reported` names no arm, or an object's last adapter was deleted.
     """
     from galvan.measure import by_hand
     from galvan.measure import live as living
     from galvan.measure.integrity import LEARNED_PROMPT
     from galvan.models import Located, weight_files
 
+    for name, model in (("base", base), ("tuned", tuned)):
+        if getattr(model, "peft_config", None) == {}:  # PEFT itself cannot run such an object
+            raise DataError(
+                "audit/no-adapter",
+                f"{name}: a PEFT model whose last adapter was deleted; load the adapter into a fresh base again.",
+            )
     told = None if reported is None else _reported(reported)
     chosen = texts or living.CHECK_TEXTS
     rows = living.encode(tokenizer, chosen)
@@ -137,7 +143,7 @@ def _answers(
     from galvan.measure import by_hand
 
     def held(prompt: str, answers: Mapping[str, str]) -> dict[str, Answered]:
-        found = {}
+        found: dict[str, Answered] = {}
         for arm, answer in answers.items():
             tokens, (not_of_base, not_of_tuned) = by_hand.not_first((base, tuned), tokenizer, prompt, answer)
             found |= {arm: Answered(tokens, not_of_base, not_of_tuned)} if tokens else {}

@@ -12,6 +12,7 @@ from peft import PeftModel
 from galvan.diagnosis.catalogue import Facts, Finding, diagnose
 from galvan.diagnosis.outcome import CurveSeen, Outcome
 from galvan.diagnosis.run_facts import RunFacts
+from galvan.errors import DataError
 from galvan.measure.course import Course, course
 from galvan.measure.facts import FileFacts, FunctionFacts, Integrity, ModuleDelta, Recorded
 from galvan.measure.integrity import check
@@ -118,11 +119,11 @@ def test_a_rate_of_dropout_is_nothing_in_evaluation_and_training_mode_is_nothing
         assert one(asked(tuned), "C05").status == "absent"
 
 
-def test_a_wrapper_whose_adapter_was_deleted_is_examined_and_named(adapters: list[Path]) -> None:
+def test_a_wrapper_whose_last_adapter_was_deleted_is_refused_in_a_sentence(adapters: list[Path]) -> None:
     tuned = of(adapters[0])
     tuned.delete_adapter("default")
-    found = asked(tuned, adapters[0])
-    assert found.present[0].code in ("A05", "A06") and found.alive is False
+    with pytest.raises(DataError, match="last adapter was deleted"):
+        asked(tuned, adapters[0])
 
 
 # ---- files ----

@@ -48,6 +48,7 @@ NAMES = {
     "compiled": ("base_model.model.", "base_model.model._orig_mod."), "inner": (".self_attn", ".inner.self_attn"), "no prefix": ("base_model.model.", ""),
     "nested": ("base_model.model.", "base_model.model.base_model.model."), "no head": ("base_model.model.model.", "base_model.model."),
     "swallowed": (".lora_", "_"), "another adapter's name": (".weight", ".voice.weight"),
+    "another program's prefix": ("base_model.model.", "diffusion_model."),
 }  # fmt: skip
 
 
@@ -62,6 +63,20 @@ def test_names_are_mended_in_a_copy_that_then_holds_the_same_tensors(base: Path,
     copy = load_file(tmp_path / "out" / "adapter_model.safetensors")
     assert copy.keys() == whole.keys() and all(torch.equal(copy[name], whole[name]) for name in whole)
     assert digests(folder) == before
+
+
+def test_names_that_no_change_mends_are_said_to_be_so(base: Path, tmp_path: Path) -> None:
+    folder = rename(save_adapter(tmp_path / "a", tiny_llama(0)), "self_attn", "attention")
+    text = " ".join(pipeline.check(str(base), str(folder), load=False).to_text().split())
+    assert "error[B01]" in text and "--repair cannot mend it" in text
+
+
+def test_an_adapter_that_names_another_base_is_remarked_on_and_not_refused(base: Path, tmp_path: Path) -> None:
+    folder = configure(save_adapter(tmp_path / "a", tiny_llama(0)), base_model_name_or_path="org/other")
+    found = pipeline.check(str(base), str(folder), load=False)
+    assert "notice[A10]: The adapter was made for org/other" in found.to_text() and found.alive is None
+    named = configure(folder, base_model_name_or_path=str(base))
+    assert "A10]" not in pipeline.check(str(base), str(named), load=False).to_text()
 
 
 @pytest.mark.parametrize("alpha", [..., 0, 99])

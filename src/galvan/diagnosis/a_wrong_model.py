@@ -480,11 +480,14 @@ def another_base(facts: Facts) -> Answer:
         f"The {apart.n} matrices below the adapter that were compared are the base's." if apart and not apart.different else None,
         "The tuned model is a wrapper around the base itself." if files is None and live and live.tuned_wraps_base else None,
     )
-    return (
-        absent(against, [], "very likely")
-        if against
-        else unknown("the base that the adapter was trained on; nothing recorded its hash.")
+    if against:
+        return absent(against, [], "very likely")
+    other = (
+        f"The adapter was made for {shown(named, 100)}; that this is the base given here is not known by its name."
+        if named
+        else None
     )
+    return unknown("the base that the adapter was trained on; nothing recorded its hash.", evidence(other))
 
 
 def _holds_update(live: LiveFacts | None) -> bool:

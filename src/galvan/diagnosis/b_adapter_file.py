@@ -57,7 +57,9 @@ def keys_do_not_fit(facts: Facts) -> Answer:
         f"After loading, {len(unlike)} tensors in memory are not those of the file{_example(unlike)}." if unlike else None,
     )
     if because and files.fits_after_renaming:
-        because.append(f"All of them fit after a change of names ({', '.join(files.renames)}).")
+        because.append(f"All of them fit after a change of names ({', '.join(files.renames)}), which --repair makes.")
+    elif because and files.unexpected_keys and not files.renamable:
+        because.append("No change of names that is known makes one of them fit, so that --repair cannot mend it.")
     if because:
         # Keys that are only missing may also be an empty or filtered save, which has codes of its own.
         only_missing = files.missing_keys and not files.unexpected_keys and not refused and not unlike

@@ -96,8 +96,8 @@ def scale_missing(facts: Facts) -> Answer:
     zero = sorted(name for name, (low, _) in state.scaling.items() if not low > 0) if state else []
     wrong = lora_file is not None and lora_file.alpha is not None and trained is not None and trained != lora_file.alpha
     because = evidence(
-        "adapter_config.json records no lora_alpha." if lora_file and lora_file.alpha is None else None,
-        "adapter_config.json records no rank r." if lora_file and lora_file.rank is None else None,
+        "No lora_alpha stands in adapter_config.json." if lora_file and lora_file.alpha is None else None,
+        "No rank r stands in adapter_config.json." if lora_file and lora_file.rank is None else None,
         f"The scale is not greater than zero in {len(lora_file.unscaled_modules)} of {len(lora_file.modules)} modules "
         f"(lora_alpha {lora_file.alpha}, r {lora_file.rank})."
         if lora_file and lora_file.unscaled_modules

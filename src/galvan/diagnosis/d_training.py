@@ -270,8 +270,8 @@ def labels_masked(facts: Facts) -> Answer:
             return present([f"{left_out.empty} of {left_out.read} rows have no token to learn and were left out.", said])
         return absent([said], evidence(rows if masked else None))
     if seen is not None and seen.zero and seen.not_finite:  # a Trainer logs 0 where it filters a loss that is not finite
-        why = f"At {len(seen.zero)} logged steps the loss was exactly 0, and at {len(seen.not_finite)} the loss or gradient norm was not finite."
-        return unknown("how many tokens of the training rows were learned; overflow (C06) gives such zeros as well.", [why])
+        zeros = f"At {len(seen.zero)} logged steps the loss was exactly 0, and at {len(seen.not_finite)} the loss or gradient norm was not finite."
+        return unknown("how many tokens of the training rows were learned; overflow (C06) gives such zeros as well.", [zeros])
     if seen is not None and seen.zero:
         return present(
             [f"At {len(seen.zero)} logged steps (first: {seen.zero[0]}) the loss was exactly 0."],

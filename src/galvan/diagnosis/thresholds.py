@@ -50,7 +50,7 @@ FEW_STEPS: Final = 10  # below which hardly any run has moved (D06)
 SHORT_RUN: Final = 50  # below which a run that has not learned was short (D06; METHODS 8, cause E)
 WARMUP_SHARE: Final = 0.5  # share of the run before the highest rate, from which warm-up ate it (D07)
 WHOLE_WARMUP: Final = (
-    0.9  # from which the rate was still rising when the run ended: its peak is not the one that was asked for (D05, D07)
+    0.95  # from which the rate was still rising when the run ended: its peak is not the one that was asked for (D05, D07)
 )
 SPIKE: Final = 10.0  # gradient norms above so many medians (D12)
 LOSS_JUMP: Final = 1.5  # losses above so many first ones (D12)

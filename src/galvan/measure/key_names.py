@@ -11,12 +11,13 @@ from typing import NamedTuple
 
 PREFIX = "base_model.model."
 WRAPPERS = ("_orig_mod.", "inner.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_forward_module.", "module.")
-DOUBLED, NO_PREFIX, NO_MODEL, NAMED, SWALLOWED = (
+DOUBLED, NO_PREFIX, NO_MODEL, NAMED, SWALLOWED, OTHER_PREFIX = (
     "doubled base_model.model.",
     "no base_model.model.",
     "no model.",
     "adapter name",
     "lora_ swallowed",
+    "another prefix",
 )
 
 _NAMED = re.compile(
@@ -59,11 +60,20 @@ def renamed(names: Collection[str], expected: Collection[str]) -> dict[str, Rena
         candidates = [Renamed(name, ())]
         for label, change in CHANGES:
             candidates += [Renamed(new, (*c.by, label)) for c in candidates if (new := change(c.name)) != c.name]
-        fits = min((c for c in candidates if c.name in wanted), key=lambda c: len(c.by), default=None)
+        fits = min((c for c in candidates if c.name in wanted), key=lambda c: len(c.by), default=None) or _other_prefix(
+            name, wanted
+        )
         if fits is not None:
             found[name] = fits
             wanted.remove(fits.name)
     return found
+
+
+def _other_prefix(name: str, wanted: Collection[str]) -> Renamed | None:
+    """Whatever stands in front of a whole name of the base's was put there by another program."""
+    parts = name.split(".")
+    names = (PREFIX + ".".join(parts[n:]) for n in range(1, len(parts)))
+    return next((Renamed(new, (OTHER_PREFIX,)) for new in names if new in wanted), None)
 
 
 def labels(found: Mapping[str, Renamed]) -> tuple[str, ...]:

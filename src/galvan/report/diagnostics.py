@@ -15,6 +15,7 @@ EVIDENCE = {
     "G": "scores.parquet", "H": "samples.jsonl", "I": "comparisons.json",
 }  # fmt: skip
 """By family the file of a run that its evidence comes from."""
+OTHER_NAME = "A10"
 
 
 def of_run(findings: Sequence[Finding], folder: Path, refused: bool) -> list[Diagnostic]:
@@ -24,7 +25,18 @@ def of_run(findings: Sequence[Finding], folder: Path, refused: bool) -> list[Dia
 
 def of_adapter(findings: Sequence[Finding], adapter: str) -> list[Diagnostic]:
     """Those of an adapter that was looked at without a run."""
-    return [_diagnostic(f, adapter, False) for f in findings if f.status == "present"]
+    return [
+        *(_diagnostic(f, adapter, False) for f in findings if f.status == "present"),
+        *(_open(f, adapter) for f in findings if f.code == OTHER_NAME and f.status == "unknown" and len(f.because) > 1),
+    ]
+
+
+def _open(f: Finding, adapter: str) -> Diagnostic:
+    """Not shown, and yet to be read: an adapter that works, on what may be another base than its own."""
+    missing, *seen = f.because
+    return Diagnostic(
+        "notice", f.code, told(seen, False), adapter, [("open", missing), ("to settle it", f.settle), ("help", f.remedy)]
+    )
 
 
 def of_stage(result: Mapping[str, Any]) -> list[Diagnostic]:
