@@ -107,7 +107,7 @@ def comments() -> list[tuple[str, str]]:
     for name in (*_LIBRARY, *_MODULES):
         blocks = re.findall(r"(?:^[ \t]*#[^\n]*\n)+", _source_of(name), re.MULTILINE)
         texts = [" ".join(re.sub(r"^[ \t]*#+", " ", block, flags=re.MULTILINE).split()) for block in blocks]
-        found += [(text, name) for text in texts if len(text.split()) > 25]
+        found += [(text, name) for text in texts if 25 < len(text.split()) < 100]  # longer ones are tables that repeat themselves
     return _fresh(found)
 
 
