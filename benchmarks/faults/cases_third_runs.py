@@ -145,7 +145,8 @@ def healthy_ranks_by_module(place: Place) -> Said:
 @healthy(HELD_OUT)
 def healthy_layers_picked(place: Place) -> Said:
     """The config itself picks one block (layers_to_transform)."""
-    return place.evaluate(train_with_peft(place, place.folder / "adapter", layers_to_transform=[1], learning_rate=0.02))
+    picked: dict[str, Any] = {"target_modules": ["q_proj", "v_proj", "up_proj"], "layers_to_transform": [1]}
+    return place.evaluate(train_with_peft(place, place.folder / "adapter", learning_rate=0.02, **picked))
 
 
 @healthy(HELD_OUT)
