@@ -515,6 +515,11 @@ def _setting(setting: str, texts: set[str]) -> tuple[str, Any]:
     return dotted, _parse(raw, f"--set {shown(setting, 80)}")
 
 
+def values_of(text: str, where: str) -> list[Any]:
+    """Values between commas, each read as a recipe's: `8,16` are numbers, `[q_proj, v_proj],all-linear` a list and a word."""
+    return list(_parse(f"[{text}]", where))
+
+
 def from_text(text: str, where: str = "recipe", settings: Sequence[str] = ()) -> Recipe:
     """Parse and check a recipe. `settings` are `a.b=c` strings as given to `--set`; they win over the text.
 
