@@ -28,7 +28,7 @@ ORDER = [
     {"notebook", "preflight", "report", "trackers"},
     {"plan", "story", "side_by_side"},
     {"doctor", "pipeline", "space"},
-    {"publish"},
+    {"publish", "sweep", "improve"},
     {"cli"},
     {"__main__"},
 ]

@@ -134,6 +134,33 @@ def plan(
 
 
 @app.command()
+def sweep(
+    recipe_file: RecipeFile,
+    grid: Annotated[list[str] | None, typer.Option("--grid", metavar="A.B=V1,V2", help="Values of one option to try, or LOW..HIGH[:log] for random and tpe; may be repeated. Without any: ranks and learning rates.")] = None,
+    search: Annotated[str, typer.Option("--search", metavar="KIND", help="grid: all combinations; random: --trials of them; tpe: Optuna chooses each by those before.")] = "grid",
+    trials: Annotated[int | None, typer.Option("--trials", metavar="N", min=1, max=10_000, help="How many, where the search is random or tpe.")] = None,
+    prune: Annotated[bool, typer.Option("--prune", help="Give a trial up where it is worse than the best one, document by document (Wilcoxon).")] = False,
+    storage: Annotated[str | None, typer.Option("--storage", metavar="URL", help="A database in which several workers share the trials; default a journal file in the folder.")] = None,
+    ray: Annotated[str | None, typer.Option("--ray", metavar="ADDRESS", help="Run trials on this Ray cluster, or `local` for one on this machine.")] = None,
+    settings: Set = None, out: Out = None, json: Json = False, quiet: Quiet = False, offline: Offline = False, fail_on: FailOn = None,
+) -> None:  # fmt: skip
+    """Train many settings, choose on validation documents, judge the chosen one once. Example: galvan sweep recipe.yaml --grid training.lora.rank=8,16"""
+    from galvan import recipe
+
+    asked = recipe.load(recipe_file, settings or ())
+    if search not in ("grid", "random", "tpe"):
+        raise errors.RecipeError("usage", f"--search {shown(search, 40)}: choose grid, random or tpe.")
+    from galvan.sweep.driver import sweep as run_sweep
+
+    with _watched(quiet or json) as progress:
+        swept = run_sweep(
+            asked, grid or (), search=search, trials=trials, prune=prune, storage=storage, ray=ray, out=out, progress=progress, offline=offline
+        )
+    print(swept.to_json() if json else swept.to_text())
+    raise typer.Exit(swept.judged.exit_code(fail_on))
+
+
+@app.command()
 def prepare(
     recipe_file: RecipeFile, settings: Set = None, out: Out = None, json: Json = False, quiet: Quiet = False, offline: Offline = False,
     show: Annotated[int, typer.Option("--show", metavar="N", min=0, help="Print the first N training rows as tokens: trained, masked or cut.")] = 0,

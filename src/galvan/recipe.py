@@ -11,7 +11,7 @@ import math
 import re
 import reprlib
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -540,6 +540,17 @@ def from_text(text: str, where: str = "recipe", settings: Sequence[str] = ()) ->
         return Recipe.model_validate(tree)
     except ValidationError as error:
         raise _explain(error, text, where, settings) from None
+
+
+def with_values(recipe: Recipe, values: Mapping[str, Any], where: str) -> Recipe:
+    """The recipe with some options, by their dotted names, at other values; RecipeError names the one that it cannot take."""
+    tree = recipe.model_dump()
+    for dotted, value in values.items():
+        _merge(tree, dotted, value)
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise _explain(error, "", where, ()) from None
 
 
 def load(path: Path, settings: Sequence[str] = ()) -> Recipe:

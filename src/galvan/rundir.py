@@ -7,6 +7,7 @@ a stage whose marker still matches is not done again.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import errno
 import hashlib
@@ -237,7 +238,10 @@ class Stage:
     def __init__(self, folder: Path, name: str, inputs: Mapping[str, Any]) -> None:
         self.folder, self.name = folder, name
         self.fingerprint = fingerprint({"schema": SCHEMA_VERSION, "stage": name, **inputs})
-        self.marker = folder / "stages" / f"{name}.json"
+
+    @property
+    def marker(self) -> Path:
+        return self.folder / "stages" / f"{self.name}.json"
 
     def done(self) -> bool:
         """True if the same inputs were finished before and every file written then is still the same."""
@@ -248,6 +252,20 @@ class Stage:
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return False
+
+    def adopt(self, other: Path) -> bool:
+        """Take the stage's files from another run, where it finished the same stage with the same inputs; False where it did not."""
+        known = copy.copy(self)
+        known.folder = other
+        if not known.done():
+            return False
+        outputs = list(read_json(known.marker)["outputs"])
+        self.begin()
+        for name in outputs:
+            with (other / name).open("rb") as source, atomic(self.folder / name) as stream:
+                shutil.copyfileobj(source, stream)
+        self.finish(outputs)
+        return True
 
     def begin(self) -> None:
         """Withdraw an earlier marker: from here on the stage's files are not to be trusted until `finish`."""

@@ -103,28 +103,32 @@ class Story:
         return story
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """One process a run folder; a second one is told so instead of mixing its files with the first's."""
+    def alone(self, wait: bool = False) -> Iterator[None]:
+        """One process a run folder; a second one is told so, or with `wait` waits, instead of mixing its files with the first's."""
         try:
             stream = (self.folder / ".lock").open("w")
         except OSError as error:
             raise cannot_write(self.folder / ".lock", error) from None
         with stream:
             try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except OSError:
                 raise RecipeError(
                     "run/busy", f"{shown(str(self.folder))}: another galvan works in this run; wait for it or choose another --out."
                 ) from None
-            for litter in self.folder.rglob(".*.part"):  # what a killed process was writing
-                litter.unlink(missing_ok=True)
+            for litter in self.folder.rglob(".*.part"):  # what a killed process was writing; a run inside this one has a lock of its own
+                if not any((self.folder / inner / ".lock").exists() for inner in litter.relative_to(self.folder).parents[:-1]):
+                    litter.unlink(missing_ok=True)
             write_text(self.folder / "recipe.yaml", recipes.resolved(self.recipe))
             yield
 
     # ---- stages ----
 
-    def prepare(self) -> Preflight:
-        """data/{train,validation,test}.jsonl, pictures/, audit.json, tokens.json, rows.json and preflight.json; a leaking split is refused."""
+    def prepare(self, adopt: Path | None = None) -> Preflight:
+        """data/{train,validation,test}.jsonl, pictures/, audit.json, tokens.json, rows.json and preflight.json; a leaking split is refused.
+
+        What the run in `adopt` prepared from the same inputs is taken over.
+        """
         from galvan.data import leak
         from galvan.data.prepare import prepare, write
 
@@ -141,7 +145,7 @@ class Story:
                 "neutral": self._source_digest(neutral),
             },
         )  # fmt: skip
-        if not self._reuse(stage):
+        if not self._reuse(stage) and not (adopt and stage.adopt(adopt)):
             stage.begin()
             (self.folder / "data" / "augmented.jsonl").unlink(missing_ok=True)  # it belongs to the texts before
             prepared = prepare(

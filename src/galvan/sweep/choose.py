@@ -17,7 +17,7 @@ from galvan.statistics.ratio import Interval
 from galvan.sweep.losses import FloatArray, Losses
 from galvan.sweep.space import Dimension, Point
 
-RESAMPLES = 50
+RESAMPLES = 20
 FEWEST_TRIALS = 4  # below that nothing is said about which option mattered
 
 
@@ -94,5 +94,5 @@ def fanova(values: FloatArray, points: Sequence[Point], dims: Sequence[Dimension
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=32, max_depth=32, seed=seed)
+        evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=16, max_depth=32, seed=seed)
         return {k: float(v) for k, v in optuna.importance.get_param_importances(study, evaluator=evaluator).items()}

@@ -8,7 +8,7 @@ from galvan.recipe import plain_yaml
 from galvan.report.markdown import code, md, table
 
 if TYPE_CHECKING:
-    from galvan.sweep import Swept, Trial
+    from galvan.sweep.driver import Swept, Trial
 
 
 def page(swept: Swept) -> str:

@@ -106,10 +106,9 @@ def _range(grid: str, option: str, ends: Sequence[Any], scale: str) -> Dimension
 
 def with_settings(asked: Recipe, point: Point) -> Recipe:
     """The recipe at a point, alpha following the rank where the point leaves it open."""
-    settings = dict(point)
-    if RANK in settings and ALPHA not in settings:
-        settings[ALPHA] = 2.0 * settings[RANK] if isinstance(settings[RANK], (int, float)) else asked.training.lora.alpha
-    return recipes.from_text(recipes.resolved(asked), "the sweep", [f"{k}={recipes.plain_yaml(v)}" for k, v in settings.items()])
+    rank = point.get(RANK)
+    follows = {ALPHA: 2.0 * rank} if isinstance(rank, (int, float)) and ALPHA not in point else {}
+    return recipes.with_values(asked, {**follows, **point}, "--grid")
 
 
 def grid_points(dims: Sequence[Dimension]) -> list[dict[str, Any]]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from galvan.errors import GalvanError, RecipeError, ResourceError, Terminated
 from galvan.progress import Progress
 from galvan.recipe import Recipe
 from galvan.rundir import sha256_file
-from galvan.story import Bench, Story
+from galvan.story import Story
 from galvan.sweep.losses import by_step, read_losses
 from galvan.text import shown
+
+if TYPE_CHECKING:
+    from galvan.training.shared import Shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +46,13 @@ class Pruner:
 
 def run_trial(
     asked: Recipe, folder: Path, prepared: Path, progress: Progress, offline: bool, prune: Callable[[int, Sequence[dict[str, Any]]], bool] | None,
-    bench: Bench | None,
+    shared: Shared | None,
 ) -> Outcome:  # fmt: skip
     """Train the recipe in `folder` on the documents that were prepared in `prepared`; a trial that cannot train is an outcome, not an end.
 
     Raises what concerns every trial alike: a full disk, SIGTERM, documents that are not the same.
     """
-    story = Story.begin(asked, folder, progress, offline)
+    story = Story.begin(asked, folder, progress, offline, shared=shared)
     with story.alone():
         try:
             story.prepare(adopt=prepared)
@@ -57,7 +60,7 @@ def run_trial(
                 raise RecipeError(
                     "sweep/other-documents", f"{shown(str(folder))}: this trial has other validation documents than the sweep; vary training alone."
                 )
-            story.train(prune, bench)
+            story.train(prune)
         except (ResourceError, RecipeError, Terminated):
             raise
         except GalvanError as error:
