@@ -154,10 +154,58 @@ def sweep(
 
     with _watched(quiet or json) as progress:
         swept = run_sweep(
-            asked, grid or (), search=search, trials=trials, prune=prune, storage=storage, ray=ray, out=out, progress=progress, offline=offline
+            asked,
+            grid or (),
+            search=search,
+            trials=trials,
+            prune=prune,
+            storage=storage,
+            ray=ray,
+            out=out,
+            progress=progress,
+            offline=offline,
         )
     print(swept.to_json() if json else swept.to_text())
     raise typer.Exit(swept.judged.exit_code(fail_on))
+
+
+@app.command()
+def more_text(
+    recipe_file: RecipeFile, settings: Set = None, out: Out = None, json: Json = False, quiet: Quiet = False, offline: Offline = False,
+) -> None:  # fmt: skip
+    """Would more text help? Six trainings: a quarter, half and all of it, with two seeds. Example: galvan more-text recipe.yaml"""
+    from galvan import recipe
+
+    asked = recipe.load(recipe_file, settings or ())
+    from galvan.sweep.more_text import would_more_text_help
+
+    with _watched(quiet or json) as progress:
+        found = would_more_text_help(asked, out, progress, offline)
+    print(found.to_json() if json else found.to_text())
+
+
+@app.command()
+def improve(
+    run_or_recipe: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or a recipe, which is then run first.")],
+    trials: Annotated[int, typer.Option("--trials", metavar="N", min=1, max=1_000, help="Trials after the start at most.")] = 10,
+    minutes: Annotated[float | None, typer.Option("--minutes", min=0, help="Minutes of training at most; the trial under way is finished.")] = None,
+    tokens: Annotated[int | None, typer.Option("--tokens", min=0, help="Tokens trained on at most; the trial under way is finished.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where trials and report go; default RUN/improve.")] = None,
+    settings: Set = None, json: Json = False, quiet: Quiet = False, offline: Offline = False,
+) -> None:  # fmt: skip
+    """From the diagnosis to a model that works: remedies one by one, judged on untouched documents. Example: galvan improve runs/frankenstein"""
+    from galvan import recipe
+    from galvan.improve.driver import Budget, run_first
+    from galvan.improve.driver import improve as loop
+
+    if settings and run_or_recipe.is_dir():
+        raise errors.RecipeError("usage", "--set changes a recipe; a run has its own. Give the recipe instead of the folder.")
+    asked = None if run_or_recipe.is_dir() else recipe.load(run_or_recipe, settings or ())
+    with _watched(quiet or json) as progress:
+        folder = run_or_recipe if asked is None else run_first(asked, progress, offline)
+        found = loop(folder, Budget(trials, minutes, tokens), out=out, progress=progress, offline=offline)
+    print(found.to_json() if json else found.to_text())
+    raise typer.Exit(found.exit_code())
 
 
 @app.command()

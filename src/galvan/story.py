@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from galvan.models import Choice, Fingerprints, Located
     from galvan.preflight import Preflight
     from galvan.training.cost import Cost
+    from galvan.training.loop import Watch
     from galvan.training.shared import Shared
 
 PROBE_DOCUMENTS = 100  # training documents scored for the train-probe gain (METHODS S1.9)
@@ -116,7 +117,9 @@ class Story:
                 raise RecipeError(
                     "run/busy", f"{shown(str(self.folder))}: another galvan works in this run; wait for it or choose another --out."
                 ) from None
-            for litter in self.folder.rglob(".*.part"):  # what a killed process was writing; a run inside this one has a lock of its own
+            for litter in self.folder.rglob(
+                ".*.part"
+            ):  # what a killed process was writing; a run inside this one has a lock of its own
                 if not any((self.folder / inner / ".lock").exists() for inner in litter.relative_to(self.folder).parents[:-1]):
                     litter.unlink(missing_ok=True)
             write_text(self.folder / "recipe.yaml", recipes.resolved(self.recipe))
@@ -311,8 +314,11 @@ class Story:
         write_rows(self.folder / "data" / "train.jsonl", documents(train_data) if train_data else [])
         write_rows(self.folder / "data" / "validation.jsonl", [])
 
-    def train(self) -> None:
-        """adapter/ (or model/), training.jsonl, curves.jsonl, training.json."""
+    def train(self, watch: Watch | None = None, adopt: Path | None = None) -> None:
+        """adapter/ (or model/), training.jsonl, curves.jsonl, training.json. `watch` sees every step and may end it, in one process.
+
+        What the run in `adopt` trained from the same inputs is taken over.
+        """
         self.require_sound()
         self._rows = None
         settings = self.recipe.training
@@ -328,16 +334,16 @@ class Story:
                 **({"augmented": self._augmented()} if self.recipe.data.augment != "none" else {}),
             },
         )  # fmt: skip
-        if not self._reuse(stage):
+        if not self._reuse(stage) and not (adopt and stage.adopt(adopt)):
             stage.begin()
-            names = distributed.together(Story._train_now, self, target, stage.fingerprint)
+            names = distributed.together(Story._train_now, self, target, stage.fingerprint, watch)
             stage.finish(names)
             shutil.rmtree(self.folder / "work", ignore_errors=True)
         from galvan.models import Located
 
         self.tuned = Located(str(self.folder / target), self.folder / target)
 
-    def _train_now(self, target: str, identity: str) -> list[str]:
+    def _train_now(self, target: str, identity: str, watch: Watch | None) -> list[str]:
         import torch
 
         from galvan import models
@@ -382,7 +388,7 @@ class Story:
         with tracking(self.folder, self.recipe, self.progress, self.offline) as tracked:
             trained = train(
                 model, self._rows_of_epoch(splits["train"], encode["train"], augmented), settings, self.recipe.training_seed, work, encode["validation"],
-                _probe(encode["train"], settings.probe_documents), identity, self.progress, None if distributed.rank() or not self.recipe.trackers else tracked.log,
+                _probe(encode["train"], settings.probe_documents), identity, self.progress, None if distributed.rank() else tracked.beside(watch),
                 base_nll, None if held.compute == held.weights else getattr(torch, held.compute), torch.device(self.device.value),
             )  # fmt: skip
         if distributed.rank():

@@ -13,13 +13,16 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from galvan.errors import RecipeError
 from galvan.progress import Progress
 from galvan.recipe import Recipe
 from galvan.rundir import read_json, write_json
 from galvan.text import shown
+
+if TYPE_CHECKING:
+    from galvan.training.loop import Watch
 
 FILE = "trackers.json"
 PROJECT = "galvan"
@@ -71,6 +74,16 @@ class Tracking:
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         """Figures by name, as `train/loss_nats`, after optimizer step `step`."""
         self._each(step, lambda one: one.log(step, figures))
+
+    def beside(self, watch: Watch | None) -> Watch:
+        """What a training tells, for the trackers and then for `watch`, which may end it."""
+
+        def told(step: int, figures: Mapping[str, float], curves: Sequence[Mapping[str, Any]]) -> str | None:
+            if figures:
+                self.log(step, figures)
+            return None if watch is None else watch(step, figures, curves)
+
+        return told
 
     def conclude(self, step: int, verdict: Mapping[str, Any]) -> None:
         figures, words = concluded(verdict)

@@ -37,7 +37,7 @@ def world(rng: np.random.Generator, gains: dict[str, float], n: int = 40) -> dic
 
 def test_the_trial_with_the_least_validation_loss_is_chosen_whatever_its_place():
     rng = np.random.default_rng(0)
-    gains = {name: 0.02 for name in POINTS} | {"007": 0.3}
+    gains = dict.fromkeys(POINTS, 0.02) | {"007": 0.3}
     chosen = choose(world(rng, gains), 0.01, 0, POINTS, DIMS)
     assert chosen.best == "007"
     assert len(chosen.family.candidates) == 15
@@ -56,7 +56,9 @@ def test_after_a_sweep_of_15_on_null_data_few_verdicts_say_improved():
         ]  # fmt: skip
         best = min(halves[0], key=lambda name: halves[0][name].nats_per_token)
         test, choosing = halves[1][best], halves[0][best]
-        false += paired_gain(test.base, test.tuned, test.n_tokens, sources=test.sources, positions=test.positions).verdict == "improved"
+        false += (
+            paired_gain(test.base, test.tuned, test.n_tokens, sources=test.sources, positions=test.positions).verdict == "improved"
+        )
         own = paired_gain(choosing.base, choosing.tuned, choosing.n_tokens, sources=choosing.sources, positions=choosing.positions)
         chosen_by_itself += own.verdict == "improved"
     assert false <= 10  # 5 %
@@ -79,7 +81,7 @@ def test_where_all_trials_came_to_the_same_or_there_are_few_nothing_is_said_to_h
     _, one = losses(rng, 0.1)
     same = choose(dict.fromkeys(POINTS, one), 0.01, 0, POINTS, DIMS)
     assert all(i.share is None and i.reason for i in same.importance)
-    few = choose({name: one for name in list(POINTS)[:2]}, 0.01, 0, POINTS, DIMS)
+    few = choose(dict.fromkeys(list(POINTS)[:2], one), 0.01, 0, POINTS, DIMS)
     assert all("too few" in str(i.reason) for i in few.importance)
 
 

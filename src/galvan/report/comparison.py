@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from galvan.report.blocks import Block, Bullets, Cell, Table, Text
+from galvan.report.blocks import Block, Bullets, Cell, Figure, Table, Text
 from galvan.report.markdown import md, table
 from galvan.report.names import data_name
 from galvan.report.page import rendered
@@ -98,10 +98,13 @@ def to_html(found: SideBySide, sentence: str) -> str:
 
 
 def to_markdown(found: SideBySide, sentence: str) -> str:
-    said = [
-        f"## {md(part.title)}\n\n" + "\n\n".join(_markdown(block) for block in blocks) for part, blocks in parts(found, sentence)
-    ]
-    return "\n\n".join(["# Several adapters side by side", *said]) + "\n"
+    return markdown_of("Several adapters side by side", parts(found, sentence))
+
+
+def markdown_of(title: str, some: Parts) -> str:
+    """The same blocks as Markdown; a drawing is told by its caption."""
+    said = [f"## {md(part.title)}\n\n" + "\n\n".join(_markdown(block) for block in blocks) for part, blocks in some]
+    return "\n\n".join([f"# {md(title)}", *said]) + "\n"
 
 
 def _markdown(block: Block) -> str:
@@ -113,6 +116,8 @@ def _markdown(block: Block) -> str:
         return {"lead": f"**{md(block.text, 1200)}**", "caution": f"Caution: {md(block.text, 1200)}"}.get(
             block.kind, md(block.text, 1200)
         )
+    if isinstance(block, Figure):
+        return md(block.caption, 1200)
     assert isinstance(block, Bullets)
     return "\n".join(f"- {md(line)}" for line in block.lines)
 

@@ -98,6 +98,27 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
     return [k * step for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
+def shares(rows: Sequence[tuple[str, float, Interval]]) -> Markup:
+    """A bar from 0 to 100 % for each name, with the interval of its share."""
+    name_width, row = 200, 30
+    height = TOP + row * len(rows) + BOTTOM
+
+    def x(share: float) -> float:
+        return name_width + min(max(share, 0.0), 1.0) * (WIDTH - name_width - RIGHT)
+
+    marks = [
+        _line(x(t), TOP, x(t), height - BOTTOM, "grid", "#ddd") + _text(x(t), height - BOTTOM + 16, f"{t:.0%}", "middle")
+        for t in ticks(0, 1)
+    ]
+    bar = Markup('<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="14" class="gain" fill="#4477aa" fill-opacity="0.6"/>')
+    for n, (name, share, ends) in enumerate(rows):
+        middle = TOP + row * (n + 0.5)
+        marks += [_text(name_width - 8, middle + 4, name, "end"), bar.format(x(0), middle - 7, x(share) - x(0))]
+        marks.append(_line(x(ends.low), middle, x(ends.high), middle, "whisker", "#222"))
+    words = "; ".join(f"{name} {share:.0%} ({ends.low:.0%} to {ends.high:.0%})" for name, share, ends in rows)
+    return _svg(height, "What mattered", f"Share of the variance of validation loss between trials: {words}.", *marks)
+
+
 def curves(curve: Curve) -> Markup:
     """Both losses over the steps, the step of the lowest held-out loss, and what twice the steps would give with its 80 % interval."""
     points, ahead = curve.points, curve.finding.extrapolation

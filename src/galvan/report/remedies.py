@@ -124,13 +124,15 @@ def attention_only(e: Evidence) -> bool:
 
 
 def _all_linear(e: Evidence) -> list[Action]:
-    if not (_wanting(e) and e.recipe.training.method == "lora" and attention_only(e)):
+    some_layers = e.recipe.training.lora.layers is not None
+    if not (_wanting(e) and e.recipe.training.method == "lora" and (attention_only(e) or some_layers)):
         return []
     return [
         Action(
-            "Adapt all linear layers, not attention alone.", "Attention alone learns less, and a higher rank does not make up for it.",
+            "Adapt all linear layers of all blocks." if some_layers else "Adapt all linear layers, not attention alone.",
+            f"{'Some blocks alone learn' if some_layers else 'Attention alone learns'} less, and a higher rank does not make up for it.",
             "The gain on training documents grows at the same number of steps.",
-            "galvan run RECIPE --set training.lora.targets=all-linear",
+            "galvan run RECIPE --set training.lora.targets=all-linear" + (" --set training.lora.layers=null" if some_layers else ""),
         )
     ]  # fmt: skip
 

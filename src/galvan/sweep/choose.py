@@ -41,7 +41,9 @@ class Choice:
     importance: tuple[Importance, ...]
 
 
-def choose(trials: Mapping[str, Losses], margin: float, seed: int, points: Mapping[str, Point], dims: Sequence[Dimension]) -> Choice:
+def choose(
+    trials: Mapping[str, Losses], margin: float, seed: int, points: Mapping[str, Point], dims: Sequence[Dimension]
+) -> Choice:
     """The choice among trials that were scored on the same documents; `points` are where in the space each lies."""
     first = next(iter(trials.values()))
     family = judge_candidates(

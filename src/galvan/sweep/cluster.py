@@ -36,7 +36,9 @@ def connect(address: str) -> None:
         else:
             ray.init(address=address, log_to_driver=False, configure_logging=False)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-        raise ResourceError("sweep/ray", f"--ray {shown(address, 80)}: no cluster answers there ({shown(str(error), 120)}).") from None
+        raise ResourceError(
+            "sweep/ray", f"--ray {shown(address, 80)}: no cluster answers there ({shown(str(error), 120)})."
+        ) from None
 
 
 def run_on_ray(study: Study, most: int, asked: Recipe, folder: Path, progress: Progress, address: str) -> None:
@@ -71,7 +73,7 @@ def submit(recipe: Recipe, folder: Path, name: str) -> Any:
 
 def trial_there(recipe: str, folder: str, name: str) -> Outcome:
     """One trial on whatever node this is."""
-    return run_trial(from_text(recipe), Path(folder) / "trials" / name, Path(folder), Silent(), True, None, None)
+    return run_trial(from_text(recipe), Path(folder) / "trials" / name, Path(folder), Silent(), True)
 
 
 def result(reference: Any, name: str) -> Outcome:

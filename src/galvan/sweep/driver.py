@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from galvan import distributed
 from galvan import recipe as recipes
 from galvan.errors import DataError, RecipeError
 from galvan.progress import Progress, Silent
@@ -65,14 +66,24 @@ class Swept:
     def to_json(self) -> str:
         return to_json(self.to_dict())
 
+    def ranked(self) -> list[Trial]:
+        """Trials that were trained to the end first, the lowest validation loss first."""
+        return sorted(self.trials, key=lambda t: (t.validation_nats is None, t.pruned, t.validation_nats or 0.0, t.name))
+
     def to_text(self) -> str:
         """The trials, best first, then the verdict on the chosen one."""
         lines = [self.sentence]
-        for t in sorted(self.trials, key=lambda t: (t.validation_nats is None, t.pruned, t.validation_nats or 0.0, t.name)):
+        for t in self.ranked():
             came = t.reason or f"validation {t.validation_nats:.4f} nats a token, gain {t.gain_nats:+.4f}"
-            lines.append(f"{t.name}  {in_words(t.settings)}: {came}{', given up' if t.pruned else ''}{', chosen' if t.name == self.choice.best else ''}")
-        lines += [f"{i.option}: {i.share:.0%} of what differed between trials" for i in self.choice.importance if i.share is not None]
-        lines.append(f"Verdict: {self.judged.verdict['verdict']}. {self.folder / 'sweep.md'}; the run: {trial_folder(self.folder, self.choice.best)}")
+            lines.append(
+                f"{t.name}  {in_words(t.settings)}: {came}{', given up' if t.pruned else ''}{', chosen' if t.name == self.choice.best else ''}"
+            )
+        lines += [
+            f"{i.option}: {i.share:.0%} of what differed between trials" for i in self.choice.importance if i.share is not None
+        ]
+        lines.append(
+            f"Verdict: {self.judged.verdict['verdict']}. {self.folder / 'sweep.md'}; the run: {trial_folder(self.folder, self.choice.best)}"
+        )
         return "\n".join(shown(line) for line in lines)
 
 
@@ -80,12 +91,17 @@ def sweep(
     asked: Recipe, grids: Sequence[str] = (), *, search: Search = "grid", trials: int | None = None, prune: bool = False, storage: str | None = None,
     ray: str | None = None, out: Path | None = None, progress: Progress | None = None, offline: bool = False,
 ) -> Swept:  # fmt: skip
-    """Run the trials that are not done yet, choose, judge. `grids` are `OPTION=V1,V2,...`; without any, ranks and learning rates.
+    """Run the trials that are not done yet, choose, judge. `grids` are `OPTION=V1,V2,...`; without any, ranks and learning rates, each
+    trained to the epoch that early stop keeps.
 
     With `storage`, the URL of a database, several workers that see the same folder share the trials. Raises RecipeError for options that
     may not vary, DataError where there is too little to choose by or no trial could train.
     """
     progress = progress or Silent()
+    if prune and (ray is not None or distributed.launched()):
+        raise RecipeError("sweep/prune", "--prune holds trials of one process against each other; leave out --ray and torchrun.")
+    if not grids:
+        asked = recipes.with_values(asked, {"training.early_stop": True}, "galvan sweep")
     dims = dimensions(grids, asked)
     points, most = _points(dims, search, trials, asked.seed)
     folder = out or Path("runs") / f"{asked.name}-sweep"
@@ -93,8 +109,10 @@ def sweep(
     with ExitStack() as alone:
         alone.enter_context(story.alone(wait=storage is not None))
         story.prepare()
-        _require_validation(folder)
-        identity = fingerprint([asked, dims, search, [sha256_file(folder / "data" / f"{n}.jsonl") for n in ("train", "validation")]])
+        require_validation(folder)
+        identity = fingerprint(
+            [asked, dims, search, prune, [sha256_file(folder / "data" / f"{n}.jsonl") for n in ("train", "validation")]]
+        )
         study = Study(folder, identity, dims, search, asked.seed, storage, prune)
         study.enqueue(points)
         study.revive()
@@ -123,7 +141,8 @@ def _points(dims: Sequence[Dimension], search: Search, trials: int | None, seed:
     return (random_points(dims, trials, seed) if search == "random" else []), trials
 
 
-def _require_validation(folder: Path) -> None:
+def require_validation(folder: Path) -> None:
+    """DataError where fewer documents than FEWEST_VALIDATION would choose."""
     documents = sum(1 for _ in each_document(folder / "data" / "validation.jsonl"))
     if documents < FEWEST_VALIDATION:
         raise DataError(
@@ -144,11 +163,15 @@ def _run_here(study: Study, most: int, asked: Recipe, folder: Path, progress: Pr
     shared = Shared()
     while (one := study.ask(most)) is not None:
         progress.say(f"Trial {one.name} of {most}: {in_words(one.point)}.")
-        pruner = Pruner(one.trial) if study.prune else None
+        pruner = Pruner(one.trial, asked.training.evaluations) if study.prune else None
         with study.alive(one):
-            came = run_trial(with_settings(asked, one.point), trial_folder(folder, one.name), folder, progress, offline, pruner, shared)
+            came = run_trial(
+                with_settings(asked, one.point), trial_folder(folder, one.name), folder, progress, offline, pruner, shared
+            )
         study.tell(one, came.value, came.pruned, came.reason)
-        progress.say(f"Trial {one.name}: {came.reason or f'validation {came.value:.4f} nats a token'}{', given up' if came.pruned else ''}.")
+        progress.say(
+            f"Trial {one.name}: {came.reason or f'validation {came.value:.4f} nats a token'}{', given up' if came.pruned else ''}."
+        )
 
 
 def in_words(point: Point) -> str:
@@ -159,7 +182,7 @@ def in_words(point: Point) -> str:
 def _finish(study: Study, asked: Recipe, folder: Path, dims: Sequence[Dimension], progress: Progress, offline: bool) -> Swept:
     """Choose among what was trained, make the chosen trial a whole run, and write sweep.json and sweep.md."""
     from galvan import pipeline
-    from galvan.sweep.page import page
+    from galvan.sweep import page
 
     told = study.told()
     losses = {t.name: read_losses(trial_folder(folder, t.name)) for t in told if t.value is not None}
@@ -169,7 +192,9 @@ def _finish(study: Study, asked: Recipe, folder: Path, dims: Sequence[Dimension]
         raise DataError("sweep/none", f"No trial of {len(told)} could be chosen: {shown(str(why), 200)}")
     points = {t.name: t.point for t in told}
     choice = choose(whole, asked.evaluation.margin_nats, asked.seed, points, dims)
-    progress.say(f"Trial {choice.best} of {len(told)} is chosen by validation documents: {in_words(points[choice.best])}; now it is judged.")
+    progress.say(
+        f"Trial {choice.best} of {len(told)} is chosen by validation documents: {in_words(points[choice.best])}; now it is judged."
+    )
     judged = pipeline.run(with_settings(asked, points[choice.best]), trial_folder(folder, choice.best), progress, offline)
     rows = tuple(_row(t, folder, choice, losses) for t in told)
     sentence = (
@@ -177,7 +202,8 @@ def _finish(study: Study, asked: Recipe, folder: Path, dims: Sequence[Dimension]
         "documents, once, so its verdict pays for one look."
     )
     swept = Swept(folder, rows, choice, judged, sentence)
-    write_text(folder / "sweep.md", page(swept))
+    write_text(folder / "sweep.md", page.to_markdown(swept))
+    write_text(folder / "sweep.html", page.to_html(swept))
     write_json(folder / "sweep.json", swept.to_dict())
     return swept
 
@@ -189,5 +215,5 @@ def _row(t: Told, folder: Path, choice: Choice, losses: Mapping[str, Losses]) ->
     gain = None if known is None else float((known.base - known.tuned).sum() / known.n_tokens.sum())
     return Trial(
         t.name, t.point, t.value, gain, None if found is None or found.ci95 is None else tuple(found.ci95), known.step if known else None,
-        facts.get("steps"), facts.get("seconds"), t.pruned, t.reason,
+        facts.get("steps"), known.seconds if known else None, t.pruned, t.reason,
     )  # fmt: skip

@@ -24,11 +24,16 @@ Point = Mapping[str, Any]
 RANK, ALPHA = "training.lora.rank", "training.lora.alpha"
 DEFAULT = (f"{RANK}=8,16,32", "training.learning_rate=1e-4,2e-4,3e-4,5e-4,1e-3")  # the origin's to-do list
 FIXED = (  # these change what is compared, or the ruler that compares
-    "data.", "model.", "evaluation.", "generation.", "name", "seed", "training.document_tokens", "training.learn_eos", "training.evaluations",
+    "data.", "model.", "evaluation.", "generation.", "trackers", "name", "seed", "training.document_tokens", "training.learn_eos", "training.evaluations",
     "training.probe_documents", "training.checkpoint_seconds",
 )  # fmt: skip
 MAY_VARY = ("data.train_share", "data.recut", "data.augment", "data.augment_as")  # training text alone
 LARGEST_GRID = 1_000
+
+
+def may_vary(option: str) -> bool:
+    """True if trials that differ in this option are still compared by one ruler."""
+    return option in MAY_VARY or not option.startswith(FIXED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,7 @@ def dimensions(grids: Sequence[str], asked: Recipe) -> list[Dimension]:
             raise RecipeError("sweep/grid", f"--grid {shown(grid, 80)}: `{shown(one.option, 80)}` is given twice.")
         for value in one.values or (one.low, one.high):
             with_settings(asked, {one.option: value})  # refuses what the recipe cannot take, with the option's own sentence
-        if one.option.startswith(FIXED) and one.option not in MAY_VARY:
+        if not may_vary(one.option):
             raise RecipeError(
                 "sweep/option",
                 f"--grid {shown(one.option, 80)}: it changes what is compared, not how it is trained, so trials would not be comparable; vary options "
@@ -116,12 +121,14 @@ def grid_points(dims: Sequence[Dimension]) -> list[dict[str, Any]]:
     for one in dims:
         if not one.values:
             raise RecipeError(
-                "sweep/grid", f"`{shown(one.option, 80)}` is a range, of which a grid has no points; name values, or --search random or tpe."
+                "sweep/grid",
+                f"`{shown(one.option, 80)}` is a range, of which a grid has no points; name values, or --search random or tpe.",
             )
     number = math.prod(len(one.values) for one in dims)
     if number > LARGEST_GRID:
         raise RecipeError(
-            "sweep/grid", f"The grid has {number:,} points, more than {LARGEST_GRID:,}; name fewer values, or --search random or tpe with --trials."
+            "sweep/grid",
+            f"The grid has {number:,} points, more than {LARGEST_GRID:,}; name fewer values, or --search random or tpe with --trials.",
         )
     return [dict(zip((one.option for one in dims), values, strict=True)) for values in itertools.product(*(d.values for d in dims))]
 

@@ -72,7 +72,9 @@ class Study:
             )  # fmt: skip
         except Exception as error:  # a database's own errors, of whatever driver
             where = "the journal" if storage is None else "--storage"
-            raise ResourceError("sweep/storage", f"{where}: the study cannot be opened: {shown(str(error).splitlines()[0], 200)}.") from None
+            raise ResourceError(
+                "sweep/storage", f"{where}: the study cannot be opened: {shown(str(error).splitlines()[0], 200)}."
+            ) from None
 
     def enqueue(self, points: Sequence[Mapping[str, Any]]) -> None:
         """Queue every point that is not known yet; two workers that do so at once queue some twice, and `ask` passes over the second."""
@@ -167,9 +169,7 @@ def _storage(folder: Path, url: str | None) -> Any:
         folder.mkdir(parents=True, exist_ok=True)
         return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / JOURNAL)))
     retry = optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=MOST_TRIES)
-    return optuna.storages.RDBStorage(
-        url, heartbeat_interval=HEARTBEAT, grace_period=GRACE, heartbeat_stale_trial_callback=retry
-    )
+    return optuna.storages.RDBStorage(url, heartbeat_interval=HEARTBEAT, grace_period=GRACE, heartbeat_stale_trial_callback=retry)
 
 
 def identity_of(*parts: Any) -> str:

@@ -42,7 +42,9 @@ from galvan.training.packing import collate_packs, require_masked_seams, require
 from galvan.unpadded import fallback, supports_unpadded
 
 RowsOfEpoch = Callable[[int], Sequence[TokenRow]]
-Watch = Callable[[int, Mapping[str, float]], None]  # step, and figures by name: what a tracker draws
+Watch = Callable[[int, Mapping[str, float], Sequence[Mapping[str, Any]]], str | None]
+"""Called with the step, figures by name (what a tracker draws) and, after an evaluation, all rows of `curves.jsonl` so far. A sentence that
+it returns then ends the training and says why; one process alone may do so."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -192,7 +194,7 @@ class _Run:
         self.sets = {"validation": validation, "probe": probe}
         self.rows_of_epoch, self.first = rows_of_epoch, first
         self.chunked, self.unpadded, self.compute = chunked, unpadded, compute
-        self.watch: Watch = watch or (lambda step, figures: None)
+        self.watch: Watch = watch or (lambda step, figures, curves: None)
         self.sharded = sharding.is_sharded(model)
         self.device = next(iter(self.parameters.values())).device
         self.per_epoch, self.steps = steps_per_epoch(len(first), settings), total_steps(len(first), settings)
@@ -246,23 +248,25 @@ class _Run:
 
     def evaluate(self) -> None:
         """Score validation and probe documents; with early stop, keep the weights if they are the best and say if it is time to end."""
+        figures = {}
         for name, some in self.sets.items():
             found = self._scored(some)
+            self.curves += [{"step": self.step, "set": name, **row} for row in found]
             if found:
-                level = sum(row["nll_nats"] for row in found) / sum(row["n_tokens"] for row in found)
-                self.watch(self.step, {f"{name}/nats_per_token": level})
-            for row in found:
-                self.curves.append({"step": self.step, "set": name, **row})
-                if not math.isfinite(row["nll_nats"]):
-                    raise self._not_finite(
-                        f"After step {self.step} of {self.steps} the NLL of {name} document {shown(row['document'])} is {row['nll_nats']}"
-                    )
+                figures[f"{name}/nats_per_token"] = sum(row["nll_nats"] for row in found) / sum(row["n_tokens"] for row in found)
+        ended = self.watch(self.step, figures, self.curves)
+        for row in self.curves:
+            if not math.isfinite(row["nll_nats"]):
+                where = f"After step {self.step} of {self.steps} the NLL of {row['set']} document {shown(row['document'])}"
+                raise self._not_finite(f"{where} is {row['nll_nats']}")
         if self.settings.early_stop and self.step:
             standing = self._choose()
             if self.best == self.step:
                 self.checkpoints.save_best(self.parameters, self.step)
             if standing is not None and standing.too_long is not None and self.step < self.steps:
                 self.stopped_early = standing.too_long
+        if ended is not None and self.step < self.steps:
+            self.stopped_early = ended
 
     def _choose(self) -> stopping.Standing | None:
         standing = stopping.standing(self.curves, self.seed) if self.settings.early_stop else None
@@ -304,7 +308,7 @@ class _Run:
                 }
             )  # fmt: skip
             figures = {"loss_nats": loss, "learning_rate": rate, "gradient_norm": norm, "tokens": self.tokens}
-            self.watch(self.step + 1, {f"train/{name}": figure for name, figure in figures.items()})
+            self.watch(self.step + 1, {f"train/{name}": figure for name, figure in figures.items()}, ())
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 what = f"gradient norm is {norm}" if math.isfinite(loss) else f"loss is {loss}"
                 raise self._not_finite(f"At step {self.step + 1} of {self.steps} the {what}")
@@ -418,7 +422,7 @@ class _Run:
                     "training/best-lost", f"The weights of step {self.best}, the best, are not in {shown(str(self.folder))}; delete it and train again."
                 )  # fmt: skip
             kept = self.best
-        if self.settings.early_stop:
+        if self.settings.early_stop or self.stopped_early:
             self.progress.say(
                 f"{self.stopped_early or 'Training went to its end.'} The weights of step {kept} of {self.step} are kept."
             )
