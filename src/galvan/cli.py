@@ -57,6 +57,14 @@ class Form(StrEnum):
     GITHUB = "github"
 
 
+class Search(StrEnum):
+    """How a sweep takes points from its space."""
+
+    GRID = "grid"
+    RANDOM = "random"
+    TPE = "tpe"
+
+
 def _told(form: Form) -> Form:
     if form is Form.GITHUB:
         diagnostic.annotate()
@@ -137,7 +145,7 @@ def plan(
 def sweep(
     recipe_file: RecipeFile,
     grid: Annotated[list[str] | None, typer.Option("--grid", metavar="A.B=V1,V2", help="Values of one option to try, or LOW..HIGH[:log] for random and tpe; may be repeated. Without any: ranks and learning rates.")] = None,
-    search: Annotated[str, typer.Option("--search", metavar="KIND", help="grid: all combinations; random: --trials of them; tpe: Optuna chooses each by those before.")] = "grid",
+    search: Annotated[Search, typer.Option("--search", help="grid: all combinations; random: --trials of them; tpe: Optuna chooses each by those before.")] = Search.GRID,
     trials: Annotated[int | None, typer.Option("--trials", metavar="N", min=1, max=10_000, help="How many, where the search is random or tpe.")] = None,
     prune: Annotated[bool, typer.Option("--prune", help="Give a trial up where it is worse than the best one, document by document (Wilcoxon).")] = False,
     storage: Annotated[str | None, typer.Option("--storage", metavar="URL", help="A database in which several workers share the trials; default a journal file in the folder.")] = None,
@@ -148,15 +156,13 @@ def sweep(
     from galvan import recipe
 
     asked = recipe.load(recipe_file, settings or ())
-    if search not in ("grid", "random", "tpe"):
-        raise errors.RecipeError("usage", f"--search {shown(search, 40)}: choose grid, random or tpe.")
     from galvan.sweep.driver import sweep as run_sweep
 
     with _watched(quiet or json) as progress:
         swept = run_sweep(
             asked,
             grid or (),
-            search=search,
+            search=search.value,
             trials=trials,
             prune=prune,
             storage=storage,

@@ -56,7 +56,7 @@ def test_a_rate_far_too_low_is_raised_and_named_as_what_did_it(mended: tuple[Pat
     rows = list(read_rows(place / "run/improve/improve.jsonl"))
     assert [row["trial"] for row in rows] == [step.trial for step in found.steps]
     assert all(row["why"] and row["expected"] for row in rows)
-    assert rows[0]["verdict"] != "improved" and rows[-1]["look"]["improved"]
+    assert rows[0]["look"] is None and rows[-1]["look"]["improved"]
     assert found.reason in (place / "run/improve/improve.md").read_text()
     assert json.loads(found.to_json())["verdict"]["verdict"] == "improved"
     assert found.exit_code() == 0
@@ -94,6 +94,7 @@ def test_on_a_run_that_works_nothing_is_done(mended: tuple[Path, Improved]) -> N
     assert again.improved and again.steps == () and "already" in again.reason
 
 
+@pytest.mark.slow
 def test_a_start_that_cannot_train_is_mended_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     letters(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -102,6 +103,7 @@ def test_a_start_that_cannot_train_is_mended_too(tmp_path: Path, monkeypatch: py
     assert found.steps[0].failed and found.improved and "all linear layers" in found.did_it[0]
 
 
+@pytest.mark.slow
 def test_the_budget_ends_the_loop_with_the_reason_and_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     letters(tmp_path, 60)
     pipeline.run(recipe(tmp_path, "training.learning_rate=1e-9"), tmp_path / "run")
@@ -144,13 +146,13 @@ def test_no_recipe_is_tried_twice_and_the_random_policy_follows_its_seed() -> No
 def test_all_looks_together_spend_no_more_than_alpha_on_null_data() -> None:
     # The worst loop: on every one of 5 looks another adapter that gained nothing, on the same test documents.
     rng, false, naive = np.random.default_rng(5), 0, 0
-    for _ in range(400):
+    for _ in range(200):
         tokens = rng.integers(150, 300, 40).astype(float)
         gains = [paired_gain(3.5 * tokens, (3.5 + 0.05 * rng.standard_normal(40)) * tokens, tokens) for _ in range(5)]
         false += any(look(gain, n, "").improved for n, gain in enumerate(gains, 1))
         naive += any(gain.verdict == "improved" for gain in gains)
-    assert false <= 0.025 * 400 + 8  # one-sided 2.5 %, and three standard errors
-    assert naive > 30  # looking five times at 95 % would not do
+    assert false <= 0.025 * 200 + 6  # one-sided 2.5 %, and three standard errors
+    assert naive > 14  # looking five times at 95 % would not do
     assert sum(ALPHA / 2**n for n in range(1, 60)) <= ALPHA
 
 

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from galvan.recipe import Recipe
 from galvan.statistics import paired_gain
 from galvan.sweep.choose import choose, fanova
 from galvan.sweep.losses import Losses
 from galvan.sweep.space import dimensions, grid_points
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forest for every resample is what takes time."""
+    monkeypatch.setattr("galvan.sweep.choose.RESAMPLES", 4)
+
 
 DIMS = dimensions((), Recipe())
 POINTS = {f"{n:03d}": point for n, point in enumerate(grid_points(DIMS))}

@@ -48,6 +48,7 @@ def test_the_envelope_of_a_gain_by_hand() -> None:
     assert envelope(None) is None
 
 
+@pytest.mark.slow
 def test_all_shares_take_the_same_steps_on_nested_texts(tmp_path: Path) -> None:
     found = would_more_text_help(recipe(tmp_path, "training.epochs=1"), tmp_path / "out")
     trials = tmp_path / "out/trials"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -58,7 +59,7 @@ def server() -> Iterator[str]:
                 if "ready to accept connections" in line:
                     break
             yield f"postgresql+psycopg://galvan@127.0.0.1:{port}/postgres"
-            running.terminate()
+            running.send_signal(signal.SIGINT)  # ends also while a client is connected
 
 
 @pytest.mark.slow

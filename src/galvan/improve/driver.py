@@ -16,7 +16,7 @@ from galvan import recipe as recipes
 from galvan.errors import ComparisonRefused, ModelError, RecipeError
 from galvan.improve.evidence import on_validation
 from galvan.improve.held_out import HeldOut, enough_held_out
-from galvan.improve.looks import Look, look
+from galvan.improve.looks import Look, look, matters
 from galvan.improve.remedy import Policy, Remedy, State, diagnosed, key
 from galvan.progress import Progress, Silent
 from galvan.recipe import Recipe
@@ -136,13 +136,20 @@ def improve(
     asked, folder, progress = recipes.load(open_run(run) / "recipe.yaml"), out or run / "improve", progress or Silent()
     if not (run / "data" / "train.jsonl").is_file():
         raise RecipeError("improve/not-run", f"{shown(str(run))} holds no prepared text; `galvan run` it first.")
-    if (run / "verdict.json").is_file() and read_json(run / "verdict.json").get("verdict") == "improved":
+    if _is_improved(run):
         return Improved(run, True, ALREADY, (), None, (), None, None)
     held_out = enough_held_out(asked, run)
     story = Story.begin(held_out.recipe, folder, progress, offline)
     with story.alone():
         story.prepare(adopt=run)
         return _Loop(held_out, folder, run, budget or Budget(), policy, progress, offline).go()
+
+
+def _is_improved(run: Path) -> bool:
+    """True for a verdict of improved by at least the margin."""
+    verdict = read_json(run / "verdict.json") if (run / "verdict.json").is_file() else {}
+    fit = verdict.get("fit") or {}
+    return verdict.get("verdict") == "improved" and fit["gain"]["nats_per_token"] >= fit["margin_nats"]
 
 
 def run_first(asked: Recipe, progress: Progress, offline: bool) -> Path:
@@ -179,7 +186,13 @@ class _Loop:
         """Steps until one is shown to be improved, or nothing may or can be tried any more."""
         self.take(START)
         while True:
-            if self.best is not None and self.best.look is None and self.best.verdict == "improved" and self.look().improved:
+            if (
+                self.state.evidence
+                and matters(self.state.evidence.test)
+                and self.best
+                and not self.best.look
+                and self.look().improved
+            ):
                 return self.end(
                     True, f"Improved: {' Then: '.join(self.path()[1:]) or 'the start itself, on enough held-out text.'}"
                 )
@@ -219,8 +232,8 @@ class _Loop:
         seconds = read_losses(at).seconds if evidence else None
         on = self.best.trial if self.best else self.steps[0].trial if self.steps else None
         return Step(
-            name, on, remedy.action, remedy.why, remedy.expected, remedy.settings, outcome.value, test and test.nats_per_token,
-            test and test.ci95, test and test.verdict, better, outcome.reason, seconds or 0.0, int(facts.get("tokens") or 0),
+            name, on, remedy.action, remedy.why, remedy.expected, remedy.settings, outcome.value, test.nats_per_token if test else None,
+            test.ci95 if test else None, test.verdict if test else None, better, outcome.reason, seconds or 0.0, int(facts.get("tokens") or 0),
         )  # fmt: skip
 
     def look(self) -> Look:

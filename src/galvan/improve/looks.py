@@ -12,7 +12,8 @@ ALPHA = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The `number`-th look: gain in nats a token and its interval at `level`; `improved` where that lies above zero."""
+    """The `number`-th look: gain in nats a token and its interval at `level`; `improved` where that lies above zero and the gain is not
+    below the margin."""
 
     number: int
     level: float
@@ -22,6 +23,11 @@ class Look:
     reason: str
 
 
+def matters(test: Gain | None) -> bool:
+    """True if a gain is surely one, and not smaller than what was called meaningful."""
+    return test is not None and test.verdict == "improved" and test.nats_per_token >= test.margin
+
+
 def look(test: Gain | None, number: int, reason: str) -> Look:
     """What the `number`-th look (from 1) at the test documents says; it spends ALPHA / 2^number, and all together never more than ALPHA.
 
@@ -29,5 +35,5 @@ def look(test: Gain | None, number: int, reason: str) -> Look:
     """
     level = 1 - ALPHA / 2**number
     interval = None if test is None else test.ratio.interval(level)
-    good = test is not None and interval is not None and interval.low > 0 and test.verdict == "improved"
+    good = matters(test) and interval is not None and interval.low > 0
     return Look(number, level, None if test is None else test.nats_per_token, interval, good, reason)

@@ -58,15 +58,19 @@ def run_on_ray(study: Study, most: int, asked: Recipe, folder: Path, progress: P
         progress.say(f"Trial {one.name}: {came.reason or f'validation {came.value:.4f} nats a token'}.")
 
 
+def _resources() -> dict[str, float]:
+    return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
+
+
 def slots() -> int:
     """How many trials the cluster holds at a time, now: nodes come and go."""
-    found = ray.cluster_resources()
+    found = _resources()
     return int(found.get("GPU", 0) or found.get("CPU", 1))
 
 
 def submit(recipe: Recipe, folder: Path, name: str) -> Any:
     """Hand out a trial; Ray starts it again elsewhere where its node is lost, and it goes on from its checkpoint."""
-    on_gpu = bool(ray.cluster_resources().get("GPU", 0))
+    on_gpu = bool(_resources().get("GPU", 0))
     remote = ray.remote(num_cpus=1, num_gpus=1 if on_gpu else 0, max_retries=RETRIES)(trial_there)
     return remote.remote(resolved(recipe), str(folder.resolve()), name)
 

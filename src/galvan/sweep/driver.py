@@ -17,6 +17,7 @@ from galvan.errors import DataError, RecipeError
 from galvan.progress import Progress, Silent
 from galvan.recipe import Recipe
 from galvan.rundir import SCHEMA_VERSION, each_document, fingerprint, read_json, sha256_file, to_json, write_json, write_text
+from galvan.statistics.ratio import Interval
 from galvan.story import Story
 from galvan.sweep.choose import Choice, choose
 from galvan.sweep.losses import Losses, read_losses
@@ -39,7 +40,7 @@ class Trial:
     settings: Point
     validation_nats: float | None
     gain_nats: float | None
-    ci95: tuple[float, float] | None
+    ci95: Interval | None
     kept_step: int | None
     steps: int | None
     seconds: float | None
@@ -214,6 +215,6 @@ def _row(t: Told, folder: Path, choice: Choice, losses: Mapping[str, Losses]) ->
     known = losses.get(t.name)
     gain = None if known is None else float((known.base - known.tuned).sum() / known.n_tokens.sum())
     return Trial(
-        t.name, t.point, t.value, gain, None if found is None or found.ci95 is None else tuple(found.ci95), known.step if known else None,
+        t.name, t.point, t.value, gain, None if found is None else found.ci95, known.step if known else None,
         facts.get("steps"), known.seconds if known else None, t.pruned, t.reason,
     )  # fmt: skip

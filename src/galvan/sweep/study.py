@@ -7,6 +7,7 @@ A trial whose worker died waits again under its own number: it is finished later
 from __future__ import annotations
 
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,15 +23,17 @@ from galvan.text import shown
 
 try:
     import optuna
+    from optuna.storages.journal import JournalFileBackend
 except ModuleNotFoundError:
     raise RecipeError("sweep/missing", "galvan sweep needs optuna; install it with: pip install 'galvan[sweep]'.") from None
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+warnings.filterwarnings("ignore", message="Heartbeat of storage")  # it beats in `alive`
 
 Search = Literal["grid", "random", "tpe"]
 HEARTBEAT, GRACE = 30, 120  # seconds: a worker in a shared study says that it lives; silence for so long gives its trial to another
-MOST_TRIES = 3
+MOST_TRIES, TRIES_TO_OPEN = 3, 3
 NAME = "name"  # user attribute: the trial's own name, kept when it is tried again
 JOURNAL = "study.journal"
 
@@ -65,16 +68,7 @@ class Study:
         self.shared = storage is not None
         sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True)
         pruner = optuna.pruners.WilcoxonPruner(p_threshold=0.05, n_startup_steps=8) if prune else optuna.pruners.NopPruner()
-        try:
-            self.study = optuna.create_study(
-                storage=_storage(folder, storage), study_name=f"galvan-{identity[:16]}", sampler=sampler, pruner=pruner, load_if_exists=True,
-                direction="minimize",
-            )  # fmt: skip
-        except Exception as error:  # a database's own errors, of whatever driver
-            where = "the journal" if storage is None else "--storage"
-            raise ResourceError(
-                "sweep/storage", f"{where}: the study cannot be opened: {shown(str(error).splitlines()[0], 200)}."
-            ) from None
+        self.study = _opened(folder, storage, f"galvan-{identity[:16]}", sampler, pruner)
 
     def enqueue(self, points: Sequence[Mapping[str, Any]]) -> None:
         """Queue every point that is not known yet; two workers that do so at once queue some twice, and `ask` passes over the second."""
@@ -164,10 +158,24 @@ FINISHED = {optuna.trial.TrialState.COMPLETE}
 ALIVE = {optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.WAITING}
 
 
+def _opened(folder: Path, storage: str | None, name: str, sampler: Any, pruner: Any, tries: int = TRIES_TO_OPEN) -> Any:
+    """The study, made where it is not there; of two workers that make a database's tables at once one fails, and then finds them."""
+    try:
+        return optuna.create_study(
+            storage=_storage(folder, storage), study_name=name, sampler=sampler, pruner=pruner, load_if_exists=True, direction="minimize"
+        )  # fmt: skip
+    except Exception as error:  # a database's own errors, of whatever driver
+        if tries > 1 and storage is not None:
+            time.sleep(1)
+            return _opened(folder, storage, name, sampler, pruner, tries - 1)
+        where, said = "the journal" if storage is None else "--storage", shown(str(error).splitlines()[0], 200)
+        raise ResourceError("sweep/storage", f"{where}: the study cannot be opened: {said}.") from None
+
+
 def _storage(folder: Path, url: str | None) -> Any:
     if url is None:
         folder.mkdir(parents=True, exist_ok=True)
-        return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / JOURNAL)))
+        return optuna.storages.JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
     retry = optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=MOST_TRIES)
     return optuna.storages.RDBStorage(url, heartbeat_interval=HEARTBEAT, grace_period=GRACE, heartbeat_stale_trial_callback=retry)
 
