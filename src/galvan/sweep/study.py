@@ -142,7 +142,7 @@ class Study:
 
         def beat() -> None:
             while not done.is_set():
-                storage.record_heartbeat(asked.trial._trial_id)  # type: ignore[attr-defined]
+                storage.record_heartbeat(asked.trial._trial_id)
                 done.wait(HEARTBEAT)
 
         thread = threading.Thread(target=beat, daemon=True)
