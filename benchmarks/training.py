@@ -49,13 +49,15 @@ def measure(work: Workload, dropout: float = 0.0) -> list[Row]:
     contestants = {"galvan": galvan}
     for name, build in (("TRL SFTTrainer", _sft_trainer), ("HF Trainer", _hf_trainer)):
         contestants[f"{name}, 1 row x 16 passes"] = functools.partial(peer, name, build)
+    ceiling = work.matmul_rate()
     seconds = take_turns(contestants, work.size.rounds)
+    ceiling = max(ceiling, work.matmul_rate())  # of two moments: a machine that rests for one of them is not the limit
     spread = max(mean_loss.values()) - min(mean_loss.values())
     if spread > (AGREEMENT_NATS if not dropout else DROPOUT_NATS):
         raise SystemExit(f"The trainers did not do the same work: the mean losses are {mean_loss}.")
     tokens = sum(row.n_supervised for row in rows)
     what = f"LoRA training, {work.scale}" + (f", dropout {dropout}" if dropout else "")
-    share = 4 * work.multiplications() * tokens / statistics.median(seconds["galvan"]) / work.matmul_rate()
+    share = 4 * work.multiplications() * tokens / statistics.median(seconds["galvan"]) / ceiling
     return [*throughput(what, tokens, seconds), Row(what, "galvan, of the matrix-product rate", "%", [100 * share])]
 
 

@@ -72,8 +72,11 @@ def test_the_orderings_of_the_table_of_known_texts_hold(target: str) -> None:
         other = row(judged(passages(name, 40)))
         assert other[0] <= 0.64 and other[1] >= 0.52, name
         assert other[0] < g and other[1] > distance
-    sprinkled = row(judged([sprinkle(t, " ".join(author).split(), rng) for t in base[100:140]]))
-    assert sprinkled[0] <= 0.3 and sprinkled[1] > 0.9 and sprinkled[0] < g
+    sprinkled = judged([sprinkle(t, " ".join(author).split(), rng) for t in base[100:140]])
+    # A word in ten moves the mean of a feature by a tenth of the way at most, which leaves 0.81 of the energy distance of `again`, a
+    # squared one; METHODS' own features, which it sets back elsewhere, saw 1.1 to 1.5.
+    assert row(sprinkled)[0] <= 0.3 and row(sprinkled)[1] > 0.9**2 * row(again)[1] - 0.1
+    assert row(sprinkled)[1] > max(distance, 0.52) and sprinkled.closer == "not shown"
     assert row(shuffled)[0] > 0.6 and "coherence" in shuffled.vetoes and shuffled.closer != "yes"
     assert row(repeated)[0] > 0.6 and row(repeated)[1] > 2 and "repetition" in repeated.vetoes and repeated.closer != "yes"
 
