@@ -22,7 +22,7 @@ import numpy as np
 
 from galvan import pipeline
 from galvan.errors import GalvanError
-from galvan.improve.driver import Budget, improve
+from galvan.improve.driver import Budget, improve, is_improved
 from galvan.improve.remedy import at_random, diagnosed
 from galvan.progress import Silent
 from galvan.recipe import Recipe, from_text
@@ -51,9 +51,10 @@ def start(fault: str, seed: int) -> Recipe:
 
 
 def failing(asked: Recipe, folder: Path) -> bool:
-    """Make the start's own run; True unless it is improved."""
+    """Make the start's own run; True unless it is improved by the margin, at which `galvan improve` has nothing to do."""
     try:
-        return pipeline.run(asked, folder, Silent(), True).verdict["verdict"] != "improved"
+        pipeline.run(asked, folder, Silent(), True)
+        return not is_improved(folder)
     except GalvanError as error:
         if not (folder / "data" / "train.jsonl").is_file():
             raise

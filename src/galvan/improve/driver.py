@@ -136,7 +136,7 @@ def improve(
     asked, folder, progress = recipes.load(open_run(run) / "recipe.yaml"), out or run / "improve", progress or Silent()
     if not (run / "data" / "train.jsonl").is_file():
         raise RecipeError("improve/not-run", f"{shown(str(run))} holds no prepared text; `galvan run` it first.")
-    if _is_improved(run):
+    if is_improved(run):
         return Improved(run, True, ALREADY, (), None, (), None, None)
     held_out = enough_held_out(asked, run)
     story = Story.begin(held_out.recipe, folder, progress, offline)
@@ -145,7 +145,7 @@ def improve(
         return _Loop(held_out, folder, run, budget or Budget(), policy, progress, offline).go()
 
 
-def _is_improved(run: Path) -> bool:
+def is_improved(run: Path) -> bool:
     """True for a verdict of improved by at least the margin."""
     verdict = read_json(run / "verdict.json") if (run / "verdict.json").is_file() else {}
     fit = verdict.get("fit") or {}
