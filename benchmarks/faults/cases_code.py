@@ -43,10 +43,18 @@ def gradients_never_cleared(place: Place) -> Said:
         return place.run({"training.epochs": 1.0})
 
 
+def kept_in_bfloat16(place: Place, changes: dict[str, Any]) -> Said:
+    """A run whose weights stay in bfloat16 while they are trained, where galvan keeps them in float32."""
+    from galvan.training import precision
+
+    with patched(precision, "_HALF", ()):
+        return place.run({"model.dtype": "bfloat16", "training.method": "full", **changes})
+
+
 @fault("C07", settings=SOME)
 def half_precision_weights(place: Place) -> Said:
     """Every weight is trained, at a usual rate for that, and all are kept in bfloat16."""
-    return place.run({"model.dtype": "bfloat16", "training.method": "full", "training.learning_rate": 1e-5})
+    return kept_in_bfloat16(place, {"training.learning_rate": 1e-5})
 
 
 @fault("F03", settings=SOME)

@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.faults import ground
 from benchmarks.faults.cases import HELD_OUT, fault
 from benchmarks.faults.cases_answers import pair
+from benchmarks.faults.cases_code import kept_in_bfloat16
 from benchmarks.faults.commands import audited
 from benchmarks.faults.place import (
     Place,
@@ -90,7 +91,8 @@ def layers_disagree(place: Place) -> Said:
 def switched_off_and_never_on(place: Place) -> Said:
     """disable_adapter() was entered, and an error kept the cell from leaving it."""
     _, tuned = pair(place)
-    tuned.disable_adapter().__enter__()
+    left_open = tuned.disable_adapter()  # held, or Python would close it
+    left_open.__enter__()
     return audited(place, place.model(), tuned, adapter=place.healthy / "adapter")
 
 
@@ -402,7 +404,7 @@ def one_entry_infinite(place: Place) -> Said:
 @fault("C07", "D03", settings=HELD_OUT[:1])
 def adapter_kept_in_bfloat16(place: Place) -> Said:
     """Every weight of a whole model is trained and kept in bfloat16, at a rate that is a tenth of half a unit in the last place."""
-    return place.run({"model.dtype": "bfloat16", "training.method": "full", "training.learning_rate": 3e-6, "training.epochs": 1.0})
+    return kept_in_bfloat16(place, {"training.learning_rate": 3e-6, "training.epochs": 1.0})
 
 
 @fault("A11", settings=HELD_OUT[:1])

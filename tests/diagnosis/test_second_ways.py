@@ -126,6 +126,48 @@ def test_a_wrapper_whose_last_adapter_was_deleted_is_refused_in_a_sentence(adapt
         asked(tuned, adapters[0])
 
 
+def rounded(model: Any, levels: int) -> Any:
+    for name, weight in model.named_parameters():
+        if name.endswith("_proj.weight"):
+            step = weight.data.abs().amax(1, keepdim=True) / levels
+            weight.data = (weight.data / step).round() * step
+    return model
+
+
+@pytest.mark.cause("A12", "fault")
+@pytest.mark.parametrize("levels", [7, 127])
+def test_one_arm_whose_rows_were_rounded_to_integers_is_another_load(adapters: list[Path], levels: int) -> None:
+    tuned = PeftModel.from_pretrained(rounded(tiny_llama(0), levels), adapters[0])
+    assert asked(tuned.eval()).present[0].code == "A12"
+
+
+@pytest.mark.cause("A12", "healthy")
+def test_another_base_is_not_a_rounded_one(adapters: list[Path]) -> None:
+    found = asked(PeftModel.from_pretrained(tiny_llama(1), adapters[0]).eval())
+    assert found.present[0].code == "A10" and one(found, "A12").status == "absent"
+
+
+@pytest.mark.cause("A04", "fault")
+@pytest.mark.cause("A04", "healthy")
+def test_trained_biases_stay_on_where_the_adapter_is_switched_off(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    folder = save_base(tmp_path / "base", tiny_llama(0, attention_bias=True))
+
+    def off(moved: float) -> Any:
+        tuned = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), trained)
+        for name, weight in tuned.named_parameters():
+            if name.endswith("q_proj.base_layer.bias"):
+                weight.data += moved
+        tuned.base_model.disable_adapter_layers()
+        return tuned.get_base_model().eval()
+
+    trained = save_adapter(tmp_path / "a", tiny_llama(0, attention_bias=True))
+    on = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), trained).eval()
+    say = [one(audit(base=off(moved), tuned=on, tokenizer=byte_tokenizer(), texts=TEXTS), "A04").status for moved in (0.1, 0.0)]
+    assert say == ["present", "absent"]
+
+
 # ---- files ----
 
 
@@ -156,6 +198,14 @@ def test_tables_that_grew_in_training_are_named_before_peft_is_asked_to_load_the
 def test_saved_tables_of_the_bases_size_are_loaded(tmp_path: Path) -> None:
     facts = checked(tmp_path, tiny_llama(0).config.vocab_size)
     assert one(facts, "B10").status == "absent" and facts.function is not None
+
+
+@pytest.mark.cause("A10", "fault")
+def test_a_base_of_other_sizes_and_fewer_layers_is_named_by_its_shapes(tmp_path: Path) -> None:
+    adapter = save_adapter(tmp_path / "a", tiny_llama(0))
+    base = save_base(tmp_path / "base", tiny_llama(0, num_hidden_layers=1, hidden_size=48))
+    facts = Facts(check(*(Located(str(p), p) for p in (base, adapter)), Model(device="cpu", dtype="float32")))
+    assert named(facts)[0] == ("A10", "certain")
 
 
 # ---- what a log tells of the file ----

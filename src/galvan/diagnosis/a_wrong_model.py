@@ -99,7 +99,7 @@ def merged_into_base(facts: Facts) -> Answer:
         "The PEFT wrapper has no adapter layer left, as after merge_and_unload(), and the base uses the same weights."
         if live.tuned.emptied and shared
         else None,
-        f"{live.base_source.different} of {live.base_source.n} of the base's matrices are not those of its files, by {live.base_source.relative:.2g} of their size."
+        f"{live.base_source.different} of {live.base_source.n} of the base's tensors are not those of its files, by {live.base_source.relative:.2g} of their size."
         if changed and live.base_source
         else None,
     )
@@ -109,7 +109,7 @@ def merged_into_base(facts: Facts) -> Answer:
         return present(because, evidence(facts.arms_differ()), "likely")
     fresh = live.base_source is not None and not live.base_source.different
     against = evidence(
-        f"All {live.base_source.n} matrices of the base that were compared are those of its files."
+        f"All {live.base_source.n} tensors of the base that were compared are those of its files."
         if fresh and live.base_source
         else None,
         "No adapter is merged in either object." if not live.tuned.emptied and (live.tuned.layers or not shared) else None,

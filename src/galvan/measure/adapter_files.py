@@ -165,12 +165,22 @@ def _with_keys(
     facts: FileFacts, base: Located, tuned: Located, config: Mapping[str, Any], header: Header, shapes: Shapes | None
 ) -> FileFacts:
     expected = _expected_from_headers(shapes, config)
+    packed = read_config(base.path / "config.json").get("quantization_config")  # its matrices lie in other shapes
     if expected is not None and header.keys() == expected.keys():
         ill = () if facts.empty_tensors else _ill_shaped(header, expected)
-        packed = read_config(base.path / "config.json").get("quantization_config")  # its matrices lie in other shapes
         if not facts.empty_tensors and not (ill and packed):
             return dataclasses.replace(facts, n_expected_keys=len(expected), keys_proved_by="base headers", ill_shaped=ill)
-    return _ask_peft(facts, base, tuned, header)
+    found = _ask_peft(facts, base, tuned, header)
+    if found.keys_proved_by is not None or packed or facts.empty_tensors:
+        return found
+    return dataclasses.replace(found, ill_shaped=_ill_shaped(header, _adapted(shapes or {}, header)))
+
+
+def _adapted(weights: Shapes, header: Header) -> dict[str, tuple[int, ...]]:
+    """Of the file's plain factors A, with their B, those whose module the base has: the shape of its weight."""
+    modules = {n: f"{n.removeprefix(PREFIX).removesuffix('.lora_A.weight')}.weight" for n in header if n.endswith(".lora_A.weight")}
+    whole = {n: w for n, w in modules.items() if n.replace(".lora_A.", ".lora_B.") in header}
+    return {n: weights[w] for n, w in whole.items() if len(weights.get(w, ())) == 2}
 
 
 def _expected_from_headers(weights: Shapes | None, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]] | None:

@@ -41,9 +41,11 @@ def base_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def drift(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> Drift | None:
+def drift(first: Mapping[str, Tensor], second: Mapping[str, Tensor], dimensions: tuple[int, ...] = (2,)) -> Drift | None:
     """The same matrices of two models beside each other; None where all of them lie in the same memory, or none is in both."""
-    common = [n for n, w in first.items() if w.ndim == 2 and w.is_floating_point() and n in second and second[n].shape == w.shape]
+    common = [
+        n for n, w in first.items() if w.ndim in dimensions and w.is_floating_point() and n in second and second[n].shape == w.shape
+    ]
     names = spread([n for n in common if first[n].data_ptr() != second[n].data_ptr()])
     if not names:
         return None
@@ -64,11 +66,21 @@ def drift(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> Drift | 
 
 
 def _coarse(weight: Tensor) -> bool:
-    """True if every number is one of bfloat16 or float16, or if the blocks of 64 hold at most 16 numbers each, as after 4-bit rounding."""
+    """True if every number is one of bfloat16 or float16, or if the blocks of 64 hold at most 16 numbers each, as after 4-bit rounding, or
+    if each row lies on an even grid of at most 256 levels, as after rounding to integers of 8 bits or fewer."""
     if torch.equal(weight.bfloat16().float(), weight) or torch.equal(weight.half().float(), weight):
         return True
     blocks = weight.flatten()[: 64 * 64]
-    return len(blocks) >= 64 and all(len(block.unique()) <= 16 for block in blocks[: len(blocks) // 64 * 64].view(-1, 64))
+    few = len(blocks) >= 64 and all(len(block.unique()) <= 16 for block in blocks[: len(blocks) // 64 * 64].view(-1, 64))
+    return few or all(_on_a_grid(row) for row in spread(list(weight), MERGED))
+
+
+def _on_a_grid(row: Tensor) -> bool:
+    """Whether its numbers are multiples of their smallest difference, at most 128 of them; those of a trained row are no multiples."""
+    levels = row.double().unique()
+    step = levels.diff().min() if len(levels) > 8 else levels.new_zeros(())
+    multiples = levels / step.clamp_min(1e-300)
+    return bool(step > 0) and bool((multiples.abs() <= 128.5).all()) and bool((multiples - multiples.round()).abs().max() < 0.02)
 
 
 @torch.no_grad()
@@ -86,15 +98,18 @@ def source_drift(model: nn.Module) -> Drift | None:
         paths = weight_files(Located(str(folder), folder)) if folder else []
     except ModelError:
         return None
-    held = {n: w for n, w in base_weights(model).items() if w.ndim == 2 and w.is_floating_point()}
+    held = {
+        n: w for n, w in base_weights(model).items() if w.ndim in (1, 2) and w.is_floating_point()
+    }  # biases may be trained alone
     where = {name: path for path in paths for name in safetensors_header(path) if name in held}
     from safetensors import safe_open
 
     tensors = {}
-    for name in spread(sorted(where)):
+    kinds = [sorted(name for name in where if held[name].ndim == ndim) for ndim in (1, 2)]
+    for name in [name for kind in kinds for name in spread(kind, SAMPLED // 2)]:
         with safe_open(where[name], framework="pt") as stream:
             tensors[name] = stream.get_tensor(name).to(held[name].dtype)
-    return drift(tensors, held)
+    return drift(tensors, held, (1, 2))
 
 
 def _source(name: str) -> Path | None:
