@@ -77,10 +77,13 @@ def _coarse(weight: Tensor) -> bool:
 
 def _on_a_grid(row: Tensor) -> bool:
     """Whether its numbers are multiples of their smallest difference, at most 128 of them; those of a trained row are no multiples."""
-    levels = row.double().unique()
-    step = levels.diff().min() if len(levels) > 8 else levels.new_zeros(())
-    multiples = levels / step.clamp_min(1e-300)
-    return bool(step > 0) and bool((multiples.abs() <= 128.5).all()) and bool((multiples - multiples.round()).abs().max() < 0.02)
+    numbers = row.double().flatten().sort().values
+    gaps = numbers.diff()
+    gaps = gaps[gaps > 0]
+    if len(gaps) < 8:
+        return False
+    multiples = numbers / gaps.min()
+    return bool((multiples.abs() <= 128.5).all()) and bool((multiples - multiples.round()).abs().max() < 0.02)
 
 
 @torch.no_grad()
