@@ -165,15 +165,19 @@ def _with_keys(
     facts: FileFacts, base: Located, tuned: Located, config: Mapping[str, Any], header: Header, shapes: Shapes | None
 ) -> FileFacts:
     expected = _expected_from_headers(shapes, config)
-    packed = read_config(base.path / "config.json").get("quantization_config")  # its matrices lie in other shapes
     if expected is not None and header.keys() == expected.keys():
         ill = () if facts.empty_tensors else _ill_shaped(header, expected)
-        if not facts.empty_tensors and not (ill and packed):
+        if not facts.empty_tensors and not (ill and _packed(base)):
             return dataclasses.replace(facts, n_expected_keys=len(expected), keys_proved_by="base headers", ill_shaped=ill)
     found = _ask_peft(facts, base, tuned, header)
-    if found.keys_proved_by is not None or packed or facts.empty_tensors:
+    if shapes is None or found.keys_proved_by is not None or facts.empty_tensors or _packed(base):
         return found
-    return dataclasses.replace(found, ill_shaped=_ill_shaped(header, _adapted(shapes or {}, header)))
+    return dataclasses.replace(found, ill_shaped=_ill_shaped(header, _adapted(shapes, header)))
+
+
+def _packed(base: Located) -> bool:
+    """Its matrices are quantised, and lie in other shapes."""
+    return bool(read_config(base.path / "config.json").get("quantization_config"))
 
 
 def _adapted(weights: Shapes, header: Header) -> dict[str, tuple[int, ...]]:
