@@ -67,6 +67,14 @@ def save_base(folder: Path, model: Any, bos: bool = True) -> Path:
     return folder
 
 
+def letters(place: Path, number: int = 120) -> None:
+    """`place`/letters.csv, short texts made by rule, and a base that knows nothing in `place`/tiny."""
+    weather = ("the wind rose", "rain fell", "it was still", "snow lay", "a mist came", "the sun shone", "hail beat")
+    texts = [f"Letter {n * 37 % 101}: on day {n} {weather[n % 7]}. I waited {n * n % 13} hours." for n in range(number)]
+    (place / "letters.csv").write_text("text\n" + "".join(f'"{text}"\n' for text in texts))
+    save_base(place / "tiny", tiny_mistral(initializer_range=0.02))
+
+
 def move(model: PeftModel, seed: int = 1, size: float = 0.05) -> PeftModel:
     """Give every adapter the values of a trained one: random B (or A, in an embedding)."""
     generator = torch.Generator().manual_seed(seed)

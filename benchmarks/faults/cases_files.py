@@ -169,12 +169,17 @@ def alpha_missing(place: Place) -> Said:
 @fault("C03")
 def merged_in_bfloat16(place: Place) -> Said:
     """A small update is merged into a base whose weights are bfloat16, and most of it is rounded away."""
+    return merged_in(place, "bfloat16", 1e-3)
+
+
+def merged_in(place: Place, dtype: str, share: float) -> Said:
+    """That share of the update, merged into the base in `dtype`, is judged against that base."""
     import torch
     from peft import PeftModel
 
-    adapter = edit_tensors(place.adapter(), lambda tensors: {n: t * (1e-3 if "lora_B" in n else 1) for n, t in tensors.items()})
+    adapter = edit_tensors(place.adapter(), lambda tensors: {n: t * (share if "lora_B" in n else 1) for n, t in tensors.items()})
     base, merged = place.folder / "base", place.folder / "merged"
-    model = place.model().to(torch.bfloat16)
+    model = place.model().to(getattr(torch, dtype))
     model.save_pretrained(base)
     PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(merged)
     for folder in (base, merged):

@@ -10,6 +10,7 @@ from benchmarks.faults import ground
 from benchmarks.faults.cases import HELD_OUT, fault
 from benchmarks.faults.cases_answers import pair
 from benchmarks.faults.cases_code import kept_in_bfloat16
+from benchmarks.faults.cases_files import merged_in
 from benchmarks.faults.commands import audited
 from benchmarks.faults.place import (
     Place,
@@ -343,17 +344,7 @@ def rank_missing(place: Place) -> Said:
 @fault("C03", settings=TWO)
 def merged_in_float16(place: Place) -> Said:
     """A small update is merged into a base whose weights are float16, and most of it is rounded away."""
-    import torch
-    from peft import PeftModel
-
-    adapter = edit_tensors(place.adapter(), lambda tensors: {n: t * (2e-4 if "lora_B" in n else 1) for n, t in tensors.items()})
-    base, merged = place.folder / "base", place.folder / "merged"
-    model = place.model().to(torch.float16)
-    model.save_pretrained(base)
-    PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(merged)
-    for folder in (base, merged):
-        place.tokenizer().save_pretrained(folder)
-    return place.evaluate(merged, base)
+    return merged_in(place, "float16", 2e-4)
 
 
 @fault("C04", "A02", settings=TWO)  # in memory: the base's weights hold the update, so that they are not its files' either

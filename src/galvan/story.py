@@ -117,9 +117,8 @@ class Story:
                 raise RecipeError(
                     "run/busy", f"{shown(str(self.folder))}: another galvan works in this run; wait for it or choose another --out."
                 ) from None
-            for litter in self.folder.rglob(
-                ".*.part"
-            ):  # what a killed process was writing; a run inside this one has a lock of its own
+            # What a killed process was writing; a run inside this one has a lock of its own.
+            for litter in self.folder.rglob(".*.part"):
                 if not any((self.folder / inner / ".lock").exists() for inner in litter.relative_to(self.folder).parents[:-1]):
                     litter.unlink(missing_ok=True)
             write_text(self.folder / "recipe.yaml", recipes.resolved(self.recipe))

@@ -22,14 +22,7 @@ from galvan.recipe import Recipe, from_text
 from galvan.report.remedies import Action
 from galvan.rundir import read_documents, read_rows
 from galvan.statistics import paired_gain
-from models_for_tests import save_base, tiny_mistral
-
-
-def letters(place: Path, number: int = 120) -> None:
-    weather = ("the wind rose", "rain fell", "it was still", "snow lay", "a mist came", "the sun shone", "hail beat")
-    texts = [f"Letter {n * 37 % 101}: on day {n} {weather[n % 7]}. I waited {n * n % 13} hours." for n in range(number)]
-    (place / "letters.csv").write_text("text\n" + "".join(f'"{text}"\n' for text in texts))
-    save_base(place / "tiny", tiny_mistral(initializer_range=0.02))
+from models_for_tests import letters
 
 
 def recipe(place: Path, *more: str) -> Recipe:

@@ -16,17 +16,14 @@ from galvan.sweep import driver
 from galvan.sweep.driver import Swept, sweep
 from galvan.sweep.study import Study
 from galvan.sweep.trial import PRUNED, Pruner
-from models_for_tests import save_base, tiny_mistral
+from models_for_tests import letters
 
 RATES = ["training.learning_rate=1e-9,1e-2", "training.lora.rank=2"]
 
 
 def recipe(place: Path, *more: str) -> Recipe:
-    weather = ("the wind rose", "rain fell", "it was still", "snow lay", "a mist came", "the sun shone", "hail beat")
-    letters = [f"Letter {n * 37 % 101}: on day {n} {weather[n % 7]}. I waited {n * n % 13} hours." for n in range(60)]
     if not (place / "letters.csv").exists():
-        (place / "letters.csv").write_text("text\n" + "".join(f'"{letter}"\n' for letter in letters))
-        save_base(place / "tiny", tiny_mistral(initializer_range=0.02))
+        letters(place, 60)
     settings = [
         f"data.source={place / 'letters.csv'}", "data.document_tokens=64", "data.split.by=random", "data.split.validation=0.2",
         "data.split.test=0.2", f"model.base={place / 'tiny'}", "training.epochs=3", "training.batch_size=4", "training.evaluations=4",

@@ -49,9 +49,8 @@ SHORT_MOVE: Final = 1e-3  # below some ten usual steps (D05, D06)
 FEW_STEPS: Final = 10  # below which hardly any run has moved (D06)
 SHORT_RUN: Final = 50  # below which a run that has not learned was short (D06; METHODS 8, cause E)
 WARMUP_SHARE: Final = 0.5  # share of the run before the highest rate, from which warm-up ate it (D07)
-WHOLE_WARMUP: Final = (
-    0.95  # from which the rate was still rising when the run ended: its peak is not the one that was asked for (D05, D07)
-)
+# From this share of warm-up the rate was still rising when the run ended: its peak is not the one that was asked for (D05, D07).
+WHOLE_WARMUP: Final = 0.95
 SPIKE: Final = 10.0  # gradient norms above so many medians (D12)
 LOSS_JUMP: Final = 1.5  # losses above so many first ones (D12)
 MASKED_ROWS: Final = 0.5  # share of training rows without a token to learn, from which most are masked (D04)

@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 from galvan.errors import RecipeError, ResourceError
 from galvan.recipe import plain_yaml, values_of
-from galvan.rundir import fingerprint
 from galvan.sweep.space import Dimension, Point
 from galvan.text import shown
 
@@ -178,10 +177,6 @@ def _storage(folder: Path, url: str | None) -> Any:
         return optuna.storages.JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
     retry = optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=MOST_TRIES)
     return optuna.storages.RDBStorage(url, heartbeat_interval=HEARTBEAT, grace_period=GRACE, heartbeat_stale_trial_callback=retry)
-
-
-def identity_of(*parts: Any) -> str:
-    return fingerprint(list(parts))
 
 
 def stored(value: Any) -> Any:

@@ -248,14 +248,14 @@ class _Run:
 
     def evaluate(self) -> None:
         """Score validation and probe documents; with early stop, keep the weights if they are the best and say if it is time to end."""
-        figures = {}
+        figures, known = {}, len(self.curves)
         for name, some in self.sets.items():
             found = self._scored(some)
             self.curves += [{"step": self.step, "set": name, **row} for row in found]
             if found:
                 figures[f"{name}/nats_per_token"] = sum(row["nll_nats"] for row in found) / sum(row["n_tokens"] for row in found)
         ended = self.watch(self.step, figures, self.curves)
-        for row in self.curves:
+        for row in self.curves[known:]:
             if not math.isfinite(row["nll_nats"]):
                 where = f"After step {self.step} of {self.steps} the NLL of {row['set']} document {shown(row['document'])}"
                 raise self._not_finite(f"{where} is {row['nll_nats']}")
