@@ -369,6 +369,18 @@ def test_a_closed_pipe_ends_quietly(place: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("arguments", [["explain", "--all"], ["doctor", "--json"]])
+def test_an_output_on_a_full_disk_is_one_sentence_and_exit_code_5(arguments: list[str], place: Path) -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [sys.executable, "-m", "galvan", *arguments], cwd=place, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 5
+    assert done.stderr == (
+        "error[disk/output]: What this command prints could not be written: No space left on device; nothing else is lost, give it another place to print to.\n"
+    )
+
+
 def test_a_bug_of_ours_keeps_its_traceback_and_asks_for_a_report(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -278,7 +278,7 @@ def test_renamed_and_retyped_weights_are_refused_when_loaded(copy: Path) -> None
         "model/missing-weights", "NAME lacks 1 weights (first: model.norm.weight), which would be random; get the whole model.",
     )  # fmt: skip
     (copy / "model.safetensors").write_bytes(content.replace(b'"F32"', b'"F31"'))
-    assert refused(load, copy)[0] == "model/unloadable"
+    assert refused(load, copy)[0] == "model/corrupt"
 
 
 def test_weights_of_another_size_than_the_config_are_refused(copy: Path) -> None:
@@ -443,6 +443,8 @@ def test_fingerprints_change_with_weights_tokenizer_and_template_each_for_itself
     assert models.fingerprints(Located("b", copy)).weights != first.weights
     (copy / "tokenizer.json").write_text("{}")
     assert models.fingerprints(Located("b", copy)).tokenizer != first.tokenizer
+    edit_config(copy, rms_norm_eps=0.5)
+    assert models.fingerprints(Located("b", copy)).config != second.config
 
 
 # ---- making and wrapping ----

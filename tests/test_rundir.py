@@ -85,9 +85,8 @@ def test_a_disk_that_gives_out_at_any_moment_is_one_sentence_and_leaves_the_old_
     assert caught.value.exit_code == EXIT_RESOURCES
     if number in (errno.ENOSPC, errno.EDQUOT):
         assert caught.value.code == "disk/full"
-        assert str(caught.value).startswith(f"{path}: the disk is full (") and str(caught.value).endswith(
-            "bytes free); free some space and run again."
-        )
+        assert str(caught.value).startswith(f"{path}: the disk is full: this file needs 3 bytes, ")
+        assert str(caught.value).endswith(" are free; free some space and run again.")
     else:
         assert caught.value.code == "disk/unwritable"
         assert str(caught.value) == f"{path}: cannot be written: {os.strerror(number)}; choose another folder with --out."

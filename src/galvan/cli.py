@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import logging
 import math
 import os
@@ -315,9 +316,11 @@ def report(
 ) -> None:
     """Judge a run again from its files; no model is loaded. Example: galvan report runs/frankenstein"""
     from galvan.report import judge
-    from galvan.rundir import open_run
+    from galvan.rundir import alone, open_run
 
-    _finish(judge(open_run(folder)), json, quiet, fail_on)
+    with alone(open_run(folder)):
+        judged = judge(folder)
+    _finish(judged, json, quiet, fail_on)
 
 
 @app.command()
@@ -632,6 +635,12 @@ def _main() -> NoReturn:
                 sys.exit(errors.EXIT_USAGE)
             sentence = usage()
             _refuse("usage", f"{sentence}{'' if sentence.endswith(('.', '?')) else '.'} See galvan --help.", errors.EXIT_USAGE)
+        if isinstance(error, OSError) and error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            _refuse(
+                "disk/output",
+                f"What this command prints could not be written: {error.strerror}; nothing else is lost, give it another place to print to.",
+                errors.EXIT_RESOURCES,
+            )
         if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
             _out_of_memory()
         print(shown(traceback.format_exc()), file=sys.stderr, end="")

@@ -355,7 +355,7 @@ def read_scores(path: Path) -> dict[tuple[str, str], Arm]:
     try:
         table = pq.ParquetFile(path).read(columns=_COLUMNS.names).select(_COLUMNS.names).cast(_COLUMNS).combine_chunks()
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise _damaged(path, f"not readable as scores: {shown(str(error), 160)}") from None
+        raise _damaged(path, f"not readable as scores: {shown(' '.join(str(error).split()), 160)}") from None
     if not table.num_rows:
         raise _damaged(path, "it holds no row")
     columns = {name: table.column(name).combine_chunks() for name in _COLUMNS.names}

@@ -6,12 +6,12 @@ import dataclasses
 import importlib.util
 import os
 import platform
-import re
 import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from galvan.guards import FLOORS, too_old
 from galvan.rundir import SCHEMA_VERSION, existing_parent, to_json
 from galvan.text import shown
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 PARTS = ("galvan", "torch", "transformers", "peft", "tokenizers", "safetensors", "huggingface_hub", "pyarrow", "numpy", "scipy")
 OPTIONAL = {"bitsandbytes": "4-bit bases (galvan[qlora])"}
-FLOORS = {"torch": (2, 10), "transformers": (5, 3)}  # versions below these have known security holes in loading
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,10 +62,10 @@ def examine() -> Examination:
     """Look at this machine. Imports torch if it is there; uses no network."""
     versions = {name: _version(name) for name in PARTS}
     problems = [f"{name} is not installed; run pip install galvan again." for name, found in versions.items() if found is None]
-    for name, floor in FLOORS.items():
-        found = versions[name]
-        if found is not None and tuple(int(n) for n in re.findall(r"\d+", found)[:2]) < floor:
-            problems.append(f"{name} {found} is older than {'.'.join(map(str, floor))}, which mends security holes; upgrade it.")
+    for name in FLOORS:
+        found = versions.get(name, _version(name))
+        if found is not None and (sentence := too_old(name, found)) is not None:
+            problems.append(sentence)
     device, dtype = _device(versions["torch"] is not None)
     free = shutil.disk_usage(existing_parent(Path.cwd())).free
     if free < 2 << 30:

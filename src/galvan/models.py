@@ -12,17 +12,19 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from galvan import guards
 from galvan.errors import ComparisonRefused, ModelError, ResourceError
 from galvan.recipe import Lora, Model
 from galvan.rundir import cannot_write, sha256_file
 from galvan.text import shown
 
+T = TypeVar("T")
 BUNDLED = {"galvan/spark": "spark"}
 _HUB_ID = re.compile(r"^(?:[A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9][\w.-]{0,95}(?:@[\w./-]{1,128})?$")
 _WANTED = ["*.safetensors", "*.safetensors.index.json", "*.json", "tokenizer*", "*.model", "vocab.txt", "merges.txt", "*.jinja"]
@@ -53,6 +55,7 @@ def locate(name: str, what: str = "model", offline: bool = False) -> Located:
 
     Raises ModelError with what was looked for and where, ResourceError where the network or the disk gave out.
     """
+    guards.require_floors("torch", "transformers")
     if name in BUNDLED:
         with as_file(files("galvan") / "assets" / BUNDLED[name]) as path:
             return Located(name, path)
@@ -62,7 +65,7 @@ def locate(name: str, what: str = "model", offline: bool = False) -> Located:
     except (OSError, RuntimeError):  # too long a name, or the home of nobody
         is_folder = exists = False
     if is_folder:
-        return Located(name, path)
+        return _harmless(Located(name, path))
     if exists:
         raise ModelError(f"{what}/not-a-folder", f"{shown(name)} is a file; a {what} is a folder with its config and safetensors.")
     if not _HUB_ID.fullmatch(name) or name.startswith("galvan/"):
@@ -125,7 +128,28 @@ def _from_hub(name: str, what: str, offline: bool) -> Located:
             raise
         raise ResourceError("network/hub", f"The Hub could not be reached for {name}: {shown(str(error), 200)}") from None
     commit = Path(folder).name
-    return Located(name, Path(folder), commit if re.fullmatch(r"[0-9a-f]{40}", commit) else None)
+    return _harmless(Located(name, Path(folder), commit if re.fullmatch(r"[0-9a-f]{40}", commit) else None))
+
+
+def _readable(read: Callable[[], T]) -> T | None:
+    try:
+        return read()
+    except ModelError:
+        return None
+
+
+def _harmless(located: Located) -> Located:
+    """The same, if its folder holds nothing that a library would follow to somewhere else; what is damaged is refused where it is read."""
+    guards.require_plain_files(located.path, located.name)
+    for index in sorted(located.path.glob("*.index.json")):
+        guards.require_plain_names(index, located.name)
+    config = _readable(lambda: read_config(located.path / "config.json")) or {}
+    headers = _readable(lambda: [safetensors_header(path) for path in weight_files(located)]) or []
+    guards.require_harmless_config(config, located.name)
+    guards.require_plausible_shapes(config, [shape for header in headers for _, shape in header.values()], located.name)
+    adapter = _readable(lambda: read_config(located.path / "adapter_config.json")) or {}
+    guards.require_harmless_adapter(adapter, located.name)
+    return located
 
 
 def weight_files(located: Located, stem: str = "model") -> list[Path]:
@@ -179,14 +203,27 @@ def safetensors_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
         raise ModelError(
             "model/corrupt", f"{damaged}: {8 + length + end:,} bytes expected, {size:,} found; download or save it again."
         )
+    _require_sound_to_safetensors(path, damaged)
     return result
+
+
+def _require_sound_to_safetensors(path: Path, damaged: str) -> None:
+    """Shapes that do not fit their bytes, holes and overlaps, by the library that will read them; it reads no more than the header."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np"):
+            pass
+    except SafetensorError as error:
+        raise ModelError("model/corrupt", f"{damaged}: {_first_line(error)}; download or save it again.") from None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fingerprints:
-    """What was loaded, exactly: sha256 over weight files, tokenizer files and chat template; None where there is none."""
+    """What was loaded, exactly: sha256 over weight files, configs, tokenizer files and chat template; None where there is none."""
 
     weights: str
+    config: str | None
     tokenizer: str | None
     chat_template: str | None
 
@@ -196,17 +233,24 @@ def fingerprints(located: Located) -> Fingerprints:
     weights = hashlib.sha256()
     for path in weight_files(located):
         weights.update(f"{path.name} {sha256_file(path)}\n".encode())
-    tokenizer = [
-        located.path / n for n in ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json")
-    ]
-    present = [p for p in tokenizer if p.is_file()]
-    digest = hashlib.sha256("".join(f"{p.name} {sha256_file(p)}\n" for p in present).encode()).hexdigest() if present else None
+    config = _digest(located.path, ("config.json", "generation_config.json"))
+    digest = _digest(
+        located.path, ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+    )  # fmt: skip
     template: str | None = None
     if (located.path / "chat_template.jinja").is_file():
         template = (located.path / "chat_template.jinja").read_text(encoding="utf-8", errors="backslashreplace")
     elif (located.path / "tokenizer_config.json").is_file():
         template = read_config(located.path / "tokenizer_config.json").get("chat_template")
-    return Fingerprints(weights.hexdigest(), digest, hashlib.sha256(str(template).encode()).hexdigest() if template else None)
+    return Fingerprints(
+        weights.hexdigest(), config, digest, hashlib.sha256(str(template).encode()).hexdigest() if template else None
+    )
+
+
+def _digest(folder: Path, names: Sequence[str]) -> str | None:
+    """sha256 over (name, sha256) of those files that are there; None where none is."""
+    present = [folder / name for name in names if (folder / name).is_file()]
+    return hashlib.sha256("".join(f"{p.name} {sha256_file(p)}\n" for p in present).encode()).hexdigest() if present else None
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -310,6 +354,7 @@ def load_base(located: Located, settings: Model, device: Choice | None = None, d
             "A01",
             f"{shown(located.name)} comes with an adapter already in it, for an adapter_config.json lies in its folder; move the adapter's files to a folder of their own.",
         )
+    _harmless(located)
     try:
         with quiet():
             AutoConfig.from_pretrained(located.path, trust_remote_code=False, local_files_only=True)
@@ -451,6 +496,7 @@ def load_adapter(base: Any, adapter: Located, trainable: bool = False) -> Any:
 
     weight_files(adapter, "adapter_model")
     read_config(adapter.path / "adapter_config.json")
+    _harmless(adapter)
     try:
         with quiet():
             config = PeftConfig.from_pretrained(adapter.path)
@@ -509,7 +555,9 @@ def save(model: Any, folder: Path, tokenizer: Any = None, start: Path | None = N
     from safetensors import SafetensorError
 
     # PEFT would otherwise ask the Hub, by the base's name, whether its vocabulary has changed.
-    arguments: dict[str, Any] = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
+    is_adapter = hasattr(model, "peft_config")
+    arguments: dict[str, Any] = {"save_embedding_layers": False} if is_adapter else {}
+    n_bytes = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad or not is_adapter)
     if start is not None:
         arguments["path_initial_model_for_weight_conversion"] = str(start)
     try:
@@ -521,15 +569,15 @@ def save(model: Any, folder: Path, tokenizer: Any = None, start: Path | None = N
         for path in folder.iterdir():
             path.chmod(0o644)
     except OSError as error:
-        raise cannot_write(folder, error) from error
+        raise cannot_write(folder, error, n_bytes) from error
     except SafetensorError as error:
-        raise disk_error(folder, error) from error
+        raise disk_error(folder, error, n_bytes) from error
 
 
-def disk_error(path: Path, error: Exception) -> ResourceError:
+def disk_error(path: Path, error: Exception, n_bytes: int) -> ResourceError:
     """What safetensors says when the disk refuses; its errors carry the system's number in words only."""
     full = "os error 28" in str(error) or "No space left" in str(error)
-    return cannot_write(path, OSError(errno.ENOSPC if full else errno.EIO, str(error)))
+    return cannot_write(path, OSError(errno.ENOSPC if full else errno.EIO, str(error)), n_bytes)
 
 
 def load_tuned(base: Located, tuned: Located, settings: Model, device: Choice | None = None, dtype: Choice | None = None) -> Any:

@@ -54,6 +54,7 @@ def run(
         story.score()
         story.generate()
         story.retain()
+        story.seal()
         if seeds > 1:
             ask(story.folder, training_seeds(asked, seeds))
         judged = judge(story.folder)
@@ -98,6 +99,7 @@ def evaluate(
         story.score()
         story.generate()
         story.retain()
+        story.seal()
         judged = judge(story.folder)
         story.conclude(judged.verdict)
         return judged

@@ -11,17 +11,16 @@ import json
 import os
 import re
 import shutil
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from galvan import __version__
-from galvan.errors import ComparisonRefused, DataError, GalvanError, GateNotMet, ModelError, RecipeError, ResourceError
+from galvan.errors import ComparisonRefused, DataError, GateNotMet, ModelError, RecipeError, ResourceError
 from galvan.report import Judged, judge
 from galvan.report.card import Asked, card
 from galvan.report.names import base_id
 from galvan.report.verdict import vetoes
-from galvan.rundir import SCHEMA_VERSION, atomic, cannot_write, fingerprint, read_json, sha256_file, to_json, write_bytes
+from galvan.rundir import SCHEMA_VERSION, alone, appear, atomic, fingerprint, read_json, sha256_file, to_json, write_bytes
 from galvan.text import shown
 
 HUB = "hub:"
@@ -95,7 +94,8 @@ def publish(
     for folder in (target, space):
         if folder is not None:
             require_free(folder)
-    judged = judge(run)
+    with alone(run):
+        judged = judge(run)
     require_worked(judged, anyway)
     contents = contents_of(judged, asked)
     around: dict[str, Content] = {}
@@ -239,36 +239,10 @@ def to_folder(contents: Mapping[str, Content], target: Path) -> str:
             if isinstance(data, bytes):
                 write_bytes(folder / name, data)
             else:
-                with data.open("rb") as source, atomic(folder / name) as copy:
+                with data.open("rb") as source, atomic(folder / name, data.stat().st_size) as copy:
                     shutil.copyfileobj(source, copy, 1 << 20)
 
     return str(appear(target, fill))
-
-
-def appear(target: Path, fill: Callable[[Path], None]) -> Path:
-    """A folder that `fill` has filled takes the name `target` in one step; what had it is removed afterwards. ResourceError if it cannot."""
-    parent, aside = target.absolute().parent, None
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=parent, prefix=f".{target.name}.", suffix=".part"))
-    except OSError as error:
-        raise cannot_write(target, error) from None
-    try:
-        made.chmod(0o755)
-        fill(made)
-        if target.exists():
-            aside = made.with_suffix(".old")
-            target.rename(aside)
-        made.rename(target)
-    except OSError as error:
-        if aside is not None and not target.exists():
-            aside.rename(target)
-        raise error if isinstance(error, GalvanError) else cannot_write(target, error) from None
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-    if aside is not None:
-        shutil.rmtree(aside, ignore_errors=True)
-    return target
 
 
 # ---- the Hub ----

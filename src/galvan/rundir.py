@@ -10,21 +10,23 @@ from __future__ import annotations
 import copy
 import dataclasses
 import errno
+import fcntl
+import glob
 import hashlib
 import json
 import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pydantic import BaseModel
 
 from galvan import payload as payloads
-from galvan.errors import DataError, RecipeError, ResourceError
+from galvan.errors import DataError, GalvanError, RecipeError, ResourceError
 from galvan.payload import Payload
 from galvan.text import json_shown, shown
 
@@ -55,17 +57,17 @@ class Document:
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[BinaryIO]:
+def atomic(path: Path, n_bytes: int | None = None) -> Iterator[BinaryIO]:
     """Open `path` for writing so that it appears whole or not at all; a file that was there stays until the rename.
 
-    Raises ResourceError when the disk is full or the folder cannot be written.
+    `n_bytes` is its size where that is known. Raises ResourceError when the disk is full or the folder cannot be written.
     """
-    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+    with atomic_path(path, n_bytes) as temporary, temporary.open("wb") as stream:
         yield stream
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, n_bytes: int | None = None) -> Iterator[Path]:
     """As `atomic`, for what writes into a file that it is given the name of."""
     temporary = ""
     try:
@@ -83,18 +85,22 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except OSError as error:
         if isinstance(error, ResourceError):
             raise
-        raise cannot_write(path, error) from error
+        written = Path(temporary).stat().st_size if temporary and Path(temporary).exists() else 0
+        raise cannot_write(path, error, n_bytes, written) from error
     finally:
         if temporary:
-            Path(temporary).unlink(missing_ok=True)
+            with suppress(OSError):  # where the disk fails here too, the next run removes it
+                Path(temporary).unlink(missing_ok=True)
 
 
-def cannot_write(path: Path, error: OSError) -> ResourceError:
-    """The one sentence for a file that could not be written."""
+def cannot_write(path: Path, error: OSError, n_bytes: int | None = None, written: int = 0) -> ResourceError:
+    """The one sentence for a file that could not be written; it is `n_bytes` long, or it is not known by how much longer than `written`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        needs = f"more than {written:,}" if n_bytes is None else f"{n_bytes:,}"
         free = shutil.disk_usage(existing_parent(path)).free
         return ResourceError(
-            "disk/full", f"{shown(str(path))}: the disk is full ({free:,} bytes free); free some space and run again."
+            "disk/full",
+            f"{shown(str(path))}: the disk is full: this file needs {needs} bytes, {free:,} are free; free some space and run again.",
         )
     reason = error.strerror or str(error)
     return ResourceError(
@@ -110,6 +116,101 @@ def existing_parent(path: Path) -> Path:
     return path
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """The system's refusal to change something at `path` as the one sentence for it."""
+    try:
+        yield
+    except OSError as error:
+        raise error if isinstance(error, GalvanError) else cannot_write(path, error) from None
+
+
+def appear(target: Path, fill: Callable[[Path], None]) -> Path:
+    """A folder that `fill` has filled takes the name `target` in one step; what had it is removed afterwards. ResourceError if it cannot.
+
+    A process killed between the two steps left the earlier folder aside: the next call gives it its name back first.
+    """
+    parent = target.absolute().parent
+    with writing(target):
+        parent.mkdir(parents=True, exist_ok=True)
+        _clear_aside(target)
+        made = Path(tempfile.mkdtemp(dir=parent, prefix=f".{target.name}.", suffix=".part"))
+    aside = made.with_suffix(".old")
+    try:
+        with writing(target):
+            made.chmod(0o755)
+            fill(made)
+            _sync_tree(made)
+            if target.exists():
+                target.rename(aside)
+            made.rename(target)
+            _sync_folder(parent)
+    except BaseException:
+        with suppress(OSError):
+            if aside.exists() and not target.exists():
+                aside.rename(target)
+        raise
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
+    return target
+
+
+def _clear_aside(target: Path) -> None:
+    for aside in target.absolute().parent.glob(f".{glob.escape(target.name)}.*.old"):
+        if target.exists():
+            shutil.rmtree(aside)
+        else:
+            aside.rename(target)
+    for part in target.absolute().parent.glob(f".{glob.escape(target.name)}.*.part"):
+        shutil.rmtree(part)
+
+
+def remove(path: Path) -> None:
+    """Take away a file, if it is there; ResourceError if the system refuses."""
+    with writing(path):
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(folder: Path, wait: bool = False) -> Iterator[None]:
+    """One process a run folder; a second one is told so, or with `wait` waits, instead of mixing its files with the first's. What a killed one
+    was writing is removed."""
+    with writing(folder / ".lock"):
+        stream = (folder / ".lock").open("w")
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError:
+            raise RecipeError(
+                "run/busy", f"{shown(str(folder))}: another galvan works in this run; wait for it or choose another --out."
+            ) from None
+        _clear_litter(folder)
+        yield
+
+
+def _clear_litter(folder: Path) -> None:
+    """Remove what a killed process was writing anywhere below `folder`, but in runs inside it, which have a lock of their own."""
+    with writing(folder):
+        for litter in list(folder.rglob(".*.part")):
+            if any((folder / inner / ".lock").exists() for inner in litter.relative_to(folder).parents[:-1]):
+                continue
+            if litter.is_dir():
+                shutil.rmtree(litter)
+            else:
+                litter.unlink(missing_ok=True)
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+        elif path.is_dir():
+            _sync_folder(path)
+    _sync_folder(folder)
+
+
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -119,7 +220,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    with atomic(path) as stream:
+    with atomic(path, len(content)) as stream:
         stream.write(content)
 
 
@@ -269,15 +370,29 @@ class Stage:
 
     def begin(self) -> None:
         """Withdraw an earlier marker: from here on the stage's files are not to be trusted until `finish`."""
-        try:
-            self.marker.unlink(missing_ok=True)
-        except OSError as error:
-            raise cannot_write(self.marker, error) from None
+        remove(self.marker)
 
     def finish(self, outputs: Sequence[str]) -> None:
         write_json(
             self.marker, {"fingerprint": self.fingerprint, "outputs": {name: sha256_file(self.folder / name) for name in outputs}}
         )
+
+
+def require_unchanged(folder: Path) -> None:
+    """DataError if a file that the judging half reads is not the one that a stage of this run left; adapters and models are left out, for size."""
+    for marker in sorted((folder / "stages").glob("*.json")):
+        try:
+            outputs = dict(json.loads(marker.read_text(encoding="utf-8"))["outputs"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            raise DataError("run/damaged", f"{shown(str(marker))}: not readable; run again, and the stage is done anew.") from None
+        for name, digest in outputs.items():
+            path = folder / name
+            if not name.startswith(("adapter/", "model/")) and path.is_file() and sha256_file(path) != digest:
+                raise DataError(
+                    "run/changed",
+                    f"{shown(str(path))}: no longer the file that stage {marker.stem} left, so it was damaged or changed; run again to make it anew, "
+                    f"or remove {shown(str(marker))} to have it judged as it is.",
+                )
 
 
 def open_run(folder: Path) -> Path:

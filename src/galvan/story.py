@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import glob
 import platform
 import shutil
@@ -24,11 +23,14 @@ from galvan.recipe import Recipe
 from galvan.rundir import (
     Document,
     Stage,
+    alone,
+    appear,
     cannot_write,
     each_document,
     fingerprint,
     read_documents,
     read_json,
+    remove,
     sha256_file,
     write_bytes,
     write_json,
@@ -54,6 +56,15 @@ CONTROL_DOCUMENTS = 8  # test documents on which the controls run
 SHOWN_ROWS = 3  # training rows shown token by token in the report
 NEUTRAL_TOKENS = 512  # of a neutral or held-out document, those on which whole distributions are compared
 ENCODED_TOGETHER = 1_000  # documents; no more are held as ids while a run is prepared
+RECORD = (
+    "recipe.yaml",
+    "provenance.json",
+    "preflight.json",
+    "reported.json",
+    "data/train.jsonl",
+    "data/validation.jsonl",
+    "data/test.jsonl",
+)
 CHECK_TEXTS = 3  # test documents on which base, disabled and enabled are compared (METHODS S8.2)
 
 
@@ -105,22 +116,8 @@ class Story:
 
     @contextmanager
     def alone(self, wait: bool = False) -> Iterator[None]:
-        """One process a run folder; a second one is told so, or with `wait` waits, instead of mixing its files with the first's."""
-        try:
-            stream = (self.folder / ".lock").open("w")
-        except OSError as error:
-            raise cannot_write(self.folder / ".lock", error) from None
-        with stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except OSError:
-                raise RecipeError(
-                    "run/busy", f"{shown(str(self.folder))}: another galvan works in this run; wait for it or choose another --out."
-                ) from None
-            # What a killed process was writing; a run inside this one has a lock of its own.
-            for litter in self.folder.rglob(".*.part"):
-                if not any((self.folder / inner / ".lock").exists() for inner in litter.relative_to(self.folder).parents[:-1]):
-                    litter.unlink(missing_ok=True)
+        """One process a run folder, as `rundir.alone` says; the recipe is written."""
+        with alone(self.folder, wait):
             write_text(self.folder / "recipe.yaml", recipes.resolved(self.recipe))
             yield
 
@@ -149,7 +146,7 @@ class Story:
         )  # fmt: skip
         if not self._reuse(stage) and not (adopt and stage.adopt(adopt)):
             stage.begin()
-            (self.folder / "data" / "augmented.jsonl").unlink(missing_ok=True)  # it belongs to the texts before
+            remove(self.folder / "data" / "augmented.jsonl")  # it belongs to the texts before
             prepared = prepare(
                 self.recipe.data, self.recipe.seed, self._offsets, offline=self.offline, decode=self._decode, folder=self.folder,
                 neutral=neutral,
@@ -395,11 +392,11 @@ class Story:
         if settings.method == "full":
             for p in model.parameters():
                 p.data = p.data.to(getattr(torch, self.dtype.value))  # as it will be judged
-        saved = work / target
         start = work / "start" if settings.method == "lora" and settings.lora.start != "default" else None
-        models.save(model, saved, None if settings.method == "lora" else self._tokenizer, start)
-        shutil.rmtree(self.folder / target, ignore_errors=True)
-        saved.rename(self.folder / target)
+        appear(
+            self.folder / target,
+            lambda made: models.save(model, made, None if settings.method == "lora" else self._tokenizer, start),
+        )
         if self._shared is not None and settings.method == "lora" and not sharded:
             shared.give_back(key, model, Located(target, self.folder / target))
         for name in ("training.jsonl", "curves.jsonl"):
@@ -448,12 +445,14 @@ class Story:
         if self._refused() or self._reuse(stage):
             return
         stage.begin()
-        distributed.together(Story._score_now, self)
+        distributed.together(Story._score_now, self, stage.fingerprint)
         stage.finish(["scores.parquet", "pieces.parquet"])
+        shutil.rmtree(self.folder / "work", ignore_errors=True)
 
-    def _score_now(self) -> None:
+    def _score_now(self, identity: str) -> None:
         from galvan.data.store import spool_of
         from galvan.measure.arms import score_arms
+        from galvan.measure.kept import Kept
         from galvan.measure.scoring import write_pieces
 
         assert self.tuned is not None
@@ -464,7 +463,7 @@ class Story:
         documents["train"] = _probe(documents["train"], PROBE_DOCUMENTS)
         rows = score_arms(
             self.base, self.tuned, self.recipe, self._tokenizer, documents, self._context(), CONTROL_DOCUMENTS, self.device, self.dtype, self.progress,
-            self._other_tokenizer(self.tuned),
+            self._other_tokenizer(self.tuned), Kept(self.folder / "work" / "scores", identity),
         )  # fmt: skip
         self._write_scores(rows)
         if not distributed.rank():
@@ -582,7 +581,7 @@ class Story:
             return names
         write_retention(self.folder / "retention.parquet", rows, reason, n_related)
         write_extraction(self.folder / "extraction.parquet", passages)
-        (self.folder / "lm_eval.jsonl").unlink(missing_ok=True)
+        remove(self.folder / "lm_eval.jsonl")
         if asked.lm_eval_tasks:
             write_rows(self.folder / "lm_eval.jsonl", answer_tasks(base, tuned, self._tokenizer, asked.lm_eval_tasks))
             names.append("lm_eval.jsonl")
@@ -610,16 +609,30 @@ class Story:
     def _score_adapters_now(self, documents: Sequence[Document], adapters: Mapping[str, Located]) -> bool:
         from galvan import models
         from galvan.measure.alignment import common_start, scored_from
+        from galvan.measure.kept import Kept
         from galvan.measure.scoring import scores
 
         asked = self.recipe.evaluation
         others = {name: own for name, located in adapters.items() if (own := self._other_tokenizer(located)) is not None}
         starts = [common_start([self._tokenizer, *others.values()], d) for d in documents] if others else []
 
+        held = {name: _file_digests(located.path) for name, located in adapters.items()}
+        identity = [
+            self.prints,
+            held,
+            self.recipe.model,
+            self.dtype.value,
+            asked,
+            self._context(),
+            sha256_file(self.folder / "data" / "test.jsonl"),
+            _versions(),
+        ]
+        kept = Kept(self.folder / "work" / "scores", identity)
+
         def scored(model: Any, arm: str) -> Iterator[Score]:
             own = others.get(arm, self._tokenizer)
             rows = scores(
-                model, own, documents, arm, "test", self._context(), asked.tokens_per_pass, asked.score_eos, self.progress
+                model, own, documents, arm, "test", self._context(), asked.tokens_per_pass, asked.score_eos, self.progress, kept
             )
             return scored_from(rows, own, documents, starts) if others else rows
 
@@ -640,7 +653,13 @@ class Story:
                 del tuned
 
         self._write_scores(rows())
+        if not distributed.rank():
+            shutil.rmtree(self.folder / "work", ignore_errors=True)
         return not others
+
+    def seal(self) -> None:
+        """A marker for what is judged and belongs to no stage, so that a later `galvan report` knows whether it is still the same."""
+        Stage(self.folder, "record", {}).finish([name for name in RECORD if (self.folder / name).is_file()])
 
     def conclude(self, verdict: Mapping[str, Any]) -> None:
         """The verdict for the trackers that the recipe names."""
@@ -676,7 +695,7 @@ class Story:
             "lm_eval.jsonl",
             "stages/retain.json",
         ):
-            (self.folder / name).unlink(missing_ok=True)
+            remove(self.folder / name)
         return True
 
     def _other_tokenizer(self, tuned: Located) -> Any:
@@ -724,12 +743,9 @@ class Story:
 
     def _arms(self) -> dict[str, Any]:
         assert self.tuned is not None
-        names = sorted(
-            p for p in self.tuned.path.iterdir() if p.is_file() and p.name != "README.md"
-        )  # the card follows from the rest
         return {
             "base": self.prints,
-            "tuned": {p.name: sha256_file(p) for p in names},
+            "tuned": _file_digests(self.tuned.path),
             "model": self.recipe.model,
             "dtype": self.dtype.value,
         }
@@ -785,6 +801,11 @@ class Story:
 def _probe(rows: Sequence[Any], wanted: int) -> Sequence[Any]:
     """The training rows that are scored at each evaluation, spread evenly over all."""
     return rows[:: max(1, len(rows) // wanted)][:wanted]
+
+
+def _file_digests(folder: Path) -> dict[str, str]:
+    """sha256 of each file of an adapter or model but its card, which follows from the rest."""
+    return {p.name: sha256_file(p) for p in sorted(folder.iterdir()) if p.is_file() and p.name != "README.md"}
 
 
 def _versions() -> dict[str, str]:

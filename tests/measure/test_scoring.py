@@ -16,6 +16,7 @@ import torch
 from galvan.errors import DataError
 from galvan.measure import scoring
 from galvan.measure.arms import randomize, score_arms
+from galvan.measure.kept import Kept
 from galvan.measure.scoring import SCHEMA, Score, not_reproduced, score, text_facts, write_scores
 from galvan.models import Choice, Located
 from galvan.progress import Silent
@@ -342,3 +343,48 @@ def test_the_random_update_has_half_the_norm_of_every_weight_it_is_added_to():
     for layer in (m for m in model.modules() if hasattr(m, "lora_B") and "default" in m.lora_B):
         update = layer.get_delta_weight("default").norm()
         assert update.item() == pytest.approx(0.5 * layer.get_base_layer().weight.norm().item(), rel=1e-4)
+
+
+# ---- killed while it scores ----
+
+
+def scored_with(folder, identity, monkeypatch, ends_at=None):
+    """All rows, and how many documents were scored for them; the process dies at block `ends_at`."""
+    blocks, plain = [], scoring._sequence_nll
+
+    def counted(model, sequences, *more):
+        if len(blocks) == ends_at:
+            raise KeyboardInterrupt
+        blocks.append(len(sequences))
+        return plain(model, sequences, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, "BLOCK", 2)
+        patch.setattr(scoring, "_sequence_nll", counted)
+        kept = Kept(folder, identity)
+        try:
+            return list(scoring.scores(LLAMA, WITH, DOCUMENTS, "base", "test", 512, kept=kept)), sum(blocks)
+        except KeyboardInterrupt:
+            return [], sum(blocks)
+
+
+def test_a_killed_scoring_loses_the_block_it_was_at_and_ends_in_the_same_bytes(tmp_path, monkeypatch):
+    undisturbed, n = scored_with(tmp_path / "whole", "a", monkeypatch)
+    assert n == 5
+    assert scored_with(tmp_path / "killed", "a", monkeypatch, ends_at=2) == ([], 4)
+    resumed, n = scored_with(tmp_path / "killed", "a", monkeypatch)
+    assert n == 1
+    for name, rows in (("a", undisturbed), ("b", resumed)):
+        write_scores(tmp_path / f"{name}.parquet", rows)
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+
+
+def test_blocks_of_other_scores_and_damaged_blocks_are_not_taken(tmp_path, monkeypatch):
+    rows, _ = scored_with(tmp_path, "a", monkeypatch)
+    damaged = next(tmp_path.glob("*/000002.parquet"))
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 4] ^= 1  # in a page of values: only its checksum sees it
+    damaged.write_bytes(content)
+    assert scored_with(tmp_path, "a", monkeypatch) == (rows, 2)
+    assert scored_with(tmp_path, "b", monkeypatch) == (rows, 5)
+    assert len(list(tmp_path.iterdir())) == 1

@@ -382,6 +382,25 @@ def test_a_checkpoint_of_another_run_is_not_taken(tmp_path, other):
     assert weights(there) == weights(clean)
 
 
+def test_another_run_s_checkpoint_is_named_as_such(tmp_path):
+    train(tiny_llama(), ROWS, recipe(), 7, tmp_path)
+    progress = KilledAfter(-1)
+    train(tiny_llama(), ROWS, recipe(), 8, tmp_path, progress=progress)
+    assert "The checkpoint of step 6 belongs to another recipe, text, base or version of a package and is not taken [checkpoint/other-run]." in progress.said  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["training.jsonl", "curves.jsonl"])
+def test_a_checkpoint_whose_trace_was_lost_or_changed_is_not_taken(tmp_path, name):
+    whole, again = tiny_llama(), tiny_llama()
+    train(whole, ROWS, recipe(), 7, tmp_path, ROWS[:2], ROWS[2:4])
+    path = tmp_path / name
+    for content in (path.read_bytes().replace(b"7", b"8", 1), None):
+        path.unlink() if content is None else path.write_bytes(content)
+        assert train(again, ROWS, recipe(), 7, tmp_path, ROWS[:2], ROWS[2:4]).resumed_at == 0
+        assert weights(again) == weights(whole)
+        again = tiny_llama()
+
+
 @pytest.mark.parametrize(
     "damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"\xff" * 64], ids=["half", "empty", "garbage"]
 )
@@ -406,8 +425,8 @@ def test_where_the_newest_checkpoint_is_damaged_the_one_before_is_taken_and_said
     assert train(again, ROWS, recipe(checkpoint_seconds=0.0, checkpoints=3), 7, tmp_path, progress=progress).resumed_at == 4
     assert weights(again) == weights(whole)
     assert progress.said == [
-        "The checkpoint of step 6 is damaged (its checksum does not hold) and is not taken.",
-        "The checkpoint of step 5 is damaged (its checksum does not hold) and is not taken.",
+        "The checkpoint of step 6 is damaged (its checksum does not hold) and is not taken [checkpoint/damaged].",
+        "The checkpoint of step 5 is damaged (its checksum does not hold) and is not taken [checkpoint/damaged].",
         "Training goes on at step 4 of 6, from the checkpoint.",
     ]
 

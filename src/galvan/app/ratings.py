@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from galvan.app.pairs import AUTHOR, BASE, TUNED, Pair
-from galvan.app.store import FILE, read_pairs, readable
+from galvan.app.store import FILE, read_pairs, read_votes, readable
 from galvan.rundir import sha256_file
 from galvan.statistics.preference import FEW_RATERS, Anytime, WinRate, confidence_sequence, krippendorff_alpha, win_rate
 
@@ -41,15 +41,15 @@ def ratings(folder: Path) -> Ratings | None:
         if db.execute("PRAGMA user_version").fetchone()[0] == 0:
             return None
         pairs = read_pairs(db)
-        votes = db.execute("SELECT rater, pair, arm FROM votes WHERE undone_at IS NULL ORDER BY id").fetchall()
-        undone = db.execute("SELECT count(*) FROM votes WHERE undone_at IS NOT NULL").fetchone()[0]
+        every = read_votes(db)
         digest = db.execute("SELECT samples_sha256 FROM meta").fetchone()[0]
-    given = [(rater, pairs[index], arm) for rater, index, arm in votes if arm != "skip"]
+    votes = [vote for vote in every if not vote.undone]
+    given = [(vote.rater, pairs[vote.pair], vote.arm) for vote in votes if vote.arm != "skip"]
     if not given:
         return None
     samples = folder / "samples.jsonl"
     stale = not samples.is_file() or sha256_file(samples) != digest
-    return _summary(given, len(pairs), len(votes) - len(given), undone, stale)
+    return _summary(given, len(pairs), len(votes) - len(given), len(every) - len(votes), stale)
 
 
 def _summary(given: Sequence[tuple[str, Pair, str]], n_pairs: int, skipped: int, undone: int, stale: bool) -> Ratings:

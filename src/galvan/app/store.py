@@ -1,18 +1,21 @@
 """ratings.sqlite: the pairs that are shown, and every vote. A vote that was answered is on the disk (WAL, synchronous FULL).
 
-Votes are never deleted: one that was undone keeps its row. A rater who has looked at the result votes no more, because the result
+Votes are never deleted: one that was undone keeps its row. Every vote and all pairs have a checksum, for SQLite has none. A rater who has looked at the result votes no more, because the result
 after one more vote would tell which side that vote went to.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import secrets
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from galvan.app.pairs import Pair, pairs_of_run, schedule
 from galvan.errors import DataError, RecipeError, ResourceError
@@ -22,16 +25,17 @@ FILE = "ratings.sqlite"
 CHOICES = ("left", "right", "tie", "bad", "skip")
 LONGEST_NAME, LONGEST_REASON = 40, 1000
 _SCHEMA = """
-CREATE TABLE meta (seed INTEGER NOT NULL, samples_sha256 TEXT NOT NULL);
+CREATE TABLE meta (seed INTEGER NOT NULL, samples_sha256 TEXT NOT NULL, pairs_digest TEXT NOT NULL);
 CREATE TABLE pairs (id INTEGER PRIMARY KEY, prompt_id TEXT NOT NULL, prompt TEXT NOT NULL, first_arm TEXT NOT NULL,
   second_arm TEXT NOT NULL, first TEXT NOT NULL, second TEXT NOT NULL);
 CREATE TABLE votes (id INTEGER PRIMARY KEY AUTOINCREMENT, rater TEXT NOT NULL, pair INTEGER NOT NULL REFERENCES pairs (id),
   choice TEXT NOT NULL CHECK (choice IN ('left', 'right', 'tie', 'bad', 'skip')), arm TEXT NOT NULL, reason TEXT NOT NULL,
-  at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')), undone_at TEXT);
+  digest TEXT NOT NULL, at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')), undone_at TEXT);
 CREATE UNIQUE INDEX one_vote ON votes (rater, pair) WHERE undone_at IS NULL;
 CREATE TABLE revealed (rater TEXT PRIMARY KEY, at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')));
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 """
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,7 @@ class Store:
                 self._begin(drawn, pairs, digest)
             self.seed, judged = self._db.execute("SELECT seed, samples_sha256 FROM meta").fetchone()
             self.pairs = read_pairs(self._db)
+            read_votes(self._db)
         if judged != digest:
             raise RecipeError(
                 "app/other-samples", f"{shown(str(self.path))} belongs to texts that this run no longer has; move it away to begin anew."
@@ -95,21 +100,26 @@ class Store:
             arm = choice
             if choice in ("left", "right"):
                 arm = pair.second_arm if (choice == "left") == swapped else pair.first_arm
+            said = (rater, index, choice, arm, tidy(reason)[:LONGEST_REASON])
             db.execute(
-                "INSERT INTO votes (rater, pair, choice, arm, reason) VALUES (?, ?, ?, ?, ?)",
-                (rater, index, choice, arm, tidy(reason)[:LONGEST_REASON]),
+                "INSERT INTO votes (rater, pair, choice, arm, reason, digest) VALUES (?, ?, ?, ?, ?, ?)",
+                (*said, _digest(*said, False)),
             )
             return True
 
     def undo(self, rater: str) -> bool:
         """Take the rater's last vote back; False where there is none, or the rater has looked at the result."""
         with self._writing() as db:
-            done = db.execute(
-                "UPDATE votes SET undone_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now') WHERE id = "
-                "(SELECT max(id) FROM votes WHERE rater = ? AND undone_at IS NULL) AND NOT EXISTS (SELECT 1 FROM revealed WHERE rater = ?)",
-                (rater, rater),
+            last = db.execute(
+                "SELECT id, rater, pair, choice, arm, reason FROM votes WHERE rater = ? AND undone_at IS NULL ORDER BY id DESC LIMIT 1", (rater,)
+            ).fetchone()  # fmt: skip
+            if last is None or self._revealed(rater):
+                return False
+            db.execute(
+                "UPDATE votes SET undone_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), digest = ? WHERE id = ?",
+                (_digest(*last[1:], True), last[0]),
             )
-            return done.rowcount == 1
+            return True
 
     def reveal(self, rater: str) -> None:
         """The rater looks at the result, and votes no more."""
@@ -137,7 +147,7 @@ class Store:
         self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA}")
         rows = ((n, p.prompt_id, p.prompt, p.first_arm, p.second_arm, p.first, p.second) for n, p in enumerate(pairs))
         self._db.executemany("INSERT INTO pairs VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
-        self._db.execute("INSERT INTO meta VALUES (?, ?)", (seed, digest))
+        self._db.execute("INSERT INTO meta VALUES (?, ?, ?)", (seed, digest, _pairs_digest(seed, pairs)))
         self._db.execute("COMMIT")
 
     @contextmanager
@@ -154,9 +164,50 @@ class Store:
 
 
 def read_pairs(db: sqlite3.Connection) -> list[Pair]:
-    """The pairs in the order of their ids, which count from 0."""
+    """The pairs in the order of their ids, which count from 0; ValueError where the file is not as it was written."""
+    if db.execute("PRAGMA user_version").fetchone() != (VERSION,):
+        raise ValueError("another version wrote it")
+    if (found := db.execute("PRAGMA integrity_check").fetchone()) != ("ok",):
+        raise ValueError(str(found[0]).splitlines()[0])
     columns = "prompt_id, prompt, first_arm, second_arm, first, second"
-    return [Pair(*row) for row in db.execute(f"SELECT {columns} FROM pairs ORDER BY id")]
+    pairs = [Pair(*row) for row in db.execute(f"SELECT {columns} FROM pairs ORDER BY id")]
+    seed, digest = db.execute("SELECT seed, pairs_digest FROM meta").fetchone()
+    if digest != _pairs_digest(seed, pairs):
+        raise ValueError("the pairs are not those that were written")
+    return pairs
+
+
+class Vote(NamedTuple):
+    """One vote as it was given."""
+
+    rater: str
+    pair: int
+    choice: str
+    arm: str
+    reason: str
+    undone: bool
+
+
+def read_votes(db: sqlite3.Connection) -> list[Vote]:
+    """Every vote in the order given; ValueError where one is lost or is not as it was written."""
+    columns = "id, digest, rater, pair, choice, arm, reason, undone_at IS NOT NULL"
+    rows = db.execute(f"SELECT {columns} FROM votes ORDER BY id").fetchall()
+    last = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'votes'").fetchone() or (0,)
+    votes = [Vote._make((*row[2:7], bool(row[7]))) for row in rows]
+    if [row[0] for row in rows] != list(range(1, last[0] + 1)):
+        raise ValueError("votes are missing")
+    for (number, digest, *_), vote in zip(rows, votes, strict=True):
+        if digest != _digest(*vote):
+            raise ValueError(f"vote {number} is not as it was given")
+    return votes
+
+
+def _pairs_digest(seed: int, pairs: Sequence[Pair]) -> str:
+    return _digest(seed, [astuple(pair) for pair in pairs])
+
+
+def _digest(*values: object) -> str:
+    return hashlib.sha256(json.dumps(values).encode("ascii")).hexdigest()
 
 
 @contextmanager
@@ -166,11 +217,12 @@ def readable(path: Path) -> Iterator[None]:
         yield
     except sqlite3.OperationalError as error:
         raise ResourceError(
-            "ratings/unwritable", f"{shown(str(path))}: {shown(str(error))}; see to the disk and start again."
+            "ratings/unwritable", f"{shown(str(path))}: {shown(' '.join(str(error).split()))}; see to the disk and start again."
         ) from None
     except (sqlite3.DatabaseError, TypeError, ValueError) as error:
         if isinstance(error, DataError | RecipeError):
             raise
         raise DataError(
-            "ratings/damaged", f"{shown(str(path))}: not ratings of ours ({shown(str(error), 120)}); move it away."
+            "ratings/damaged",
+            f"{shown(str(path))}: not ratings of ours ({shown(' '.join(str(error).split()), 120)}); move it away.",
         ) from None

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from galvan.data.overlap import SEED_WORDS, Corpus, Table, different
 from galvan.data.spoken import Hashes, Places
 from galvan.data.store import folder_of
-from galvan.rundir import Document, cannot_write
+from galvan.rundir import Document, writing
 
 if TYPE_CHECKING:
     from galvan.data.shared import Block
@@ -58,22 +58,23 @@ class _Windows:
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder or Path(tempfile.gettempdir())
-        self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
+        with writing(self._folder):
+            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
 
     def append(self, hashes: Hashes, numbers: Places) -> None:
-        try:
+        with writing(self._folder):
             self._file.write(np.stack([hashes, numbers.astype(np.uint64)], axis=1).tobytes())
-        except OSError as error:
-            raise cannot_write(self._folder, error) from None
 
     def __iter__(self) -> Iterator[tuple[Hashes, Places]]:
-        try:
+        with writing(self._folder):
             self._file.seek(0)
-            while found := self._file.read(16 * _AT_ONCE):
-                columns = np.frombuffer(found, dtype=np.uint64).reshape(-1, 2)
-                yield columns[:, 0], columns[:, 1].astype(np.int64)
-        except OSError as error:
-            raise cannot_write(self._folder, error) from None
+        while found := self._read():
+            columns = np.frombuffer(found, dtype=np.uint64).reshape(-1, 2)
+            yield columns[:, 0], columns[:, 1].astype(np.int64)
+
+    def _read(self) -> bytes:
+        with writing(self._folder):
+            return self._file.read(16 * _AT_ONCE)
 
 
 class Index:

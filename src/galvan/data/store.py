@@ -21,7 +21,7 @@ from typing import Any, TypeVar, cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from galvan.rundir import Document, cannot_write
+from galvan.rundir import Document, cannot_write, writing
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -70,11 +70,9 @@ class Spool(_OnDemand[T]):
         size: Callable[[Sequence[T]], int] | None = None,
     ) -> None:
         self._pack, self._unpack, self._size, self._folder = pack, unpack, size, folder or Path(tempfile.gettempdir())
-        try:
+        with writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
             self._file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115
-        except OSError as error:
-            raise cannot_write(self._folder, error) from None
         self._ends, self._firsts = (
             array("Q", [0]),
             array("Q", [0]),
@@ -101,7 +99,7 @@ class Spool(_OnDemand[T]):
             while len(packed):
                 packed = packed[self._file.write(packed) :]
         except OSError as error:
-            raise cannot_write(self._folder, error) from None
+            raise cannot_write(self._folder, error, written=self._ends[-1]) from None
         self._firsts.append(self._firsts[-1] + len(self._waiting))
         self._waiting, self._weight = [], 0
 
@@ -123,10 +121,8 @@ class Spool(_OnDemand[T]):
 
     def _load(self, block: int) -> list[Any]:
         begin, end = self._ends[block], self._ends[block + 1]
-        try:
+        with writing(self._folder):
             found: list[Any] = pickle.loads(_read(self._file.fileno(), end - begin, begin))
-        except OSError as error:
-            raise cannot_write(self._folder, error) from None
         return found
 
     def packed(self, places: Iterable[int] | None = None) -> Iterator[Any]:

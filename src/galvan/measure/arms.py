@@ -13,6 +13,7 @@ from typing import Any
 
 from galvan import models
 from galvan.measure.alignment import common_start, scored_from
+from galvan.measure.kept import Kept
 from galvan.measure.scoring import Score, scores
 from galvan.measure.shuffle import shuffled_documents
 from galvan.models import Choice, Located
@@ -35,16 +36,17 @@ def score_arms(
     dtype: Choice,
     progress: Progress,
     tuned_tokenizer: Any = None,
+    kept: Kept | None = None,
 ) -> Iterator[Score]:
     """Rows, as they come, of arms base and tuned on every split of `documents`, and of the control arms on the first `n_control` test documents.
 
     Both arms also score `n_control` test documents with their words shuffled, as split "test_shuffled". `tuned_tokenizer` is given for
-    a whole model with a tokenizer of its own; both arms are then counted from the same byte of each document on.
+    a whole model with a tokenizer of its own; both arms are then counted from the same byte of each document on. `kept` holds blocks that were scored before.
     """
 
     def scored(model: Any, arm: str, split: str, some: Sequence[Document], own: Any = tokenizer) -> Iterator[Score]:
         asked = recipe.evaluation
-        rows = scores(model, own, some, arm, split, context_tokens, asked.tokens_per_pass, asked.score_eos, progress)
+        rows = scores(model, own, some, arm, split, context_tokens, asked.tokens_per_pass, asked.score_eos, progress, kept)
         if tuned_tokenizer is None:
             return rows
         return scored_from(rows, own, some, [common_start([tokenizer, tuned_tokenizer], document) for document in some])

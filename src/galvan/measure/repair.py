@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +18,8 @@ from galvan.measure.key_names import renamed
 from galvan.measure.mlx import converted, is_mlx
 from galvan.measure.recorded import REPAIRED as MARK
 from galvan.measure.recorded import recorded
-from galvan.models import Located, read_config, weight_files
-from galvan.rundir import cannot_write, write_json
+from galvan.models import Located, disk_error, read_config, weight_files
+from galvan.rundir import appear, write_json
 from galvan.text import shown
 
 _COPIED = {".json", ".jinja", ".model", ".txt", ".md"}
@@ -42,8 +40,7 @@ def repair(base: Located, adapter: Located, out: Path) -> list[str]:
         changed = [
             f"{len(arrays)} factors of mlx-lm transposed and renamed as PEFT has them, and lora_alpha set to scale x rank = {config['lora_alpha']:g}."
         ]
-        with _new_folder(adapter, out, config, changed) as work:
-            save_file(arrays, work / "adapter_model.safetensors", metadata={"format": "pt"})
+        _new_folder(adapter, out, config, changed, lambda work: save_file(arrays, work / "adapter_model.safetensors", metadata={"format": "pt"}))  # fmt: skip
         return changed
     facts, record = file_facts(base, adapter), recorded(adapter)
     if facts.kind != "lora":
@@ -59,30 +56,34 @@ def repair(base: Located, adapter: Located, out: Path) -> list[str]:
         f"{key} is {value}, as training recorded (it was {shown(str(config.get(key)), 40)})." for key, value in scale.items()
     ]
     changed += [f"{len(names)} keys renamed: {', '.join(facts.renames)}."] if names else []
-    with _new_folder(adapter, out, {**config, **scale}, changed) as work:
-        for path in weight_files(adapter, "adapter_model"):
+    weights = weight_files(adapter, "adapter_model")
+
+    def write_weights(work: Path) -> None:
+        for path in weights:
             _write(path, work / path.name, names)
+
+    _new_folder(adapter, out, {**config, **scale}, changed, write_weights)
     return changed
 
 
-@contextmanager
-def _new_folder(adapter: Located, out: Path, config: Mapping[str, Any], changed: Sequence[str]) -> Iterator[Path]:
-    """A folder beside `out` that becomes `out` once all is in it: the adapter's texts, `config`, the mark, and what the caller writes."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
+def _new_folder(
+    adapter: Located, out: Path, config: Mapping[str, Any], changed: Sequence[str], write_weights: Callable[[Path], object]
+) -> None:  # fmt: skip
+    """The folder `out`, once all is in it: the adapter's texts, `config`, the mark, and its weights."""
+    from safetensors import SafetensorError
+
+    def fill(work: Path) -> None:
         for path in adapter.path.iterdir():
             if path.is_file() and path.suffix in _COPIED:
                 shutil.copyfile(path, work / path.name)
         write_json(work / "adapter_config.json", config)
         write_json(work / MARK, {"repaired_from": adapter.name, "changes": changed})
-        yield work
-        work.chmod(0o755)
-        work.rename(out)
-    except OSError as error:
-        raise cannot_write(out, error) from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        try:
+            write_weights(work)
+        except SafetensorError as error:
+            raise disk_error(out, error, sum(p.stat().st_size for p in adapter.path.glob("*.safetensors"))) from error
+
+    appear(out, fill)
 
 
 def _scale(config: Mapping[str, Any], record: Recorded | None) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from galvan.data.encode import Encoded, encode
 from galvan.data.tokens import Ids, adds_bos, encode_texts, first_token_bytes
 from galvan.errors import DataError
 from galvan.likelihood import keep_modes, supports_chunks, token_nll
+from galvan.measure.kept import Kept
 from galvan.progress import Progress, Silent
 from galvan.rundir import Document, atomic
 from galvan.statistics.windows import rolling_windows, share_with_little_context
@@ -90,10 +91,12 @@ def scores(
     tokens_per_pass: int = 2048,
     score_eos: bool = False,
     progress: Progress | None = None,
+    kept: Kept | None = None,
 ) -> Iterator[Score]:
     """Score `documents` under `model`, in evaluation mode, whatever its mode was; the mode is restored.
 
-    `context_tokens`: the most tokens that the model sees at once, BOS included. A document with no token to score (empty, or one
+    `context_tokens`: the most tokens that the model sees at once, BOS included. Blocks that are in `kept` are taken from there, others
+    put there. A document with no token to score (empty, or one
     token where the first is context) is a DataError before anything is scored: leaving it out would change the comparison.
     """
     progress = progress or Silent()
@@ -115,7 +118,14 @@ def scores(
                 for document, (_, part), values in zip(mine, parts, nll, strict=True)
             ]
 
-        yield from distributed.shared(documents[some], block)
+        rows = None if kept is None else kept.take()
+        if rows is None:
+            rows = distributed.shared(documents[some], block)
+            if kept is not None:
+                kept.put(rows)
+        else:
+            progress.advance(sum(row.n_tokens for row in rows))
+        yield from rows
 
 
 def _sequences(tokenizer: Any, documents: Sequence[Document], score_eos: bool) -> list[tuple[Ids, Encoded | None]]:
@@ -244,7 +254,7 @@ def not_reproduced(tokenizer: Any, documents: Iterable[Document]) -> list[str]:
 def write_scores(path: Path, rows: Iterable[Score]) -> None:
     """`scores.parquet`, atomically, in groups of ROW_GROUP rows as they come."""
     rest = iter(rows)
-    with atomic(path) as stream, pq.ParquetWriter(stream, SCHEMA, compression="zstd") as writer:
+    with atomic(path) as stream, pq.ParquetWriter(stream, SCHEMA, compression="zstd", write_page_checksum=True) as writer:
         while group := list(islice(rest, ROW_GROUP)):
             writer.write_table(_table(group))
 
@@ -255,7 +265,7 @@ def write_pieces(path: Path, tokenizer: Any, documents: Sequence[Document], scor
     A character of several tokens is the first one's, the others are empty.
     """
     schema = pa.schema([("document", pa.string()), ("head", pa.string()), ("pieces", pa.list_(pa.string()))])
-    with atomic(path) as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+    with atomic(path) as stream, pq.ParquetWriter(stream, schema, compression="zstd", write_page_checksum=True) as writer:
         for begin in range(0, len(documents), BLOCK):
             some = documents[begin : begin + BLOCK]
             parts = _sequences(tokenizer, some, score_eos)

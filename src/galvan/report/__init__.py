@@ -24,7 +24,7 @@ from galvan.report.evidence import Evidence, gather
 from galvan.report.explanations import headline_of
 from galvan.report.picture import power_svg
 from galvan.report.prose import sentence
-from galvan.rundir import read_documents, write_json, write_text
+from galvan.rundir import read_documents, remove, require_unchanged, write_json, write_text
 from galvan.style.run import RunStyle, style_of_run
 
 __all__ = ["Judged", "judge"]
@@ -72,7 +72,8 @@ def judge(folder: Path) -> Judged:
         "report.html",
         "pictures/curves.svg",
     ):
-        (folder / name).unlink(missing_ok=True)
+        remove(folder / name)
+    require_unchanged(folder)
     e = gather(folder)
     comparisons = None
     if (folder / "scores.parquet").is_file():

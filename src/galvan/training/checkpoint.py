@@ -1,12 +1,13 @@
 """Checkpoints: trained weights, optimizer, random state and position, in `step-N.safetensors` and a marker `step-N.json` that is written last.
 
-The marker holds the file's sha256 and the fingerprint of the run: what was damaged on the disk, or belongs to another run, is not taken, and
+The marker holds the sha256 of the file and of the trace so far, and the fingerprint of the run: what was damaged on the disk, or belongs to another run, is not taken, and
 the next older one is. Of several processes each has its own random state in it, and the first writes it; another number of them may go on
 from it, with weights shared out or not.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,11 +21,13 @@ from torch import Tensor, nn
 from galvan import distributed
 from galvan.models import disk_error
 from galvan.progress import Progress
-from galvan.rundir import atomic_path, sha256_file, write_json
+from galvan.rundir import atomic_path, remove, sha256_file, write_json
 from galvan.training.sharding import as_held, named_whole
 
-FORMAT = "galvan-checkpoint-3"
+FORMAT = "galvan-checkpoint-4"
 LAST, BEST = "step", "best"
+TRACES = ("training.jsonl", "curves.jsonl")
+OTHER = "another recipe, text, base or version of a package"
 
 
 class Found(NamedTuple):
@@ -82,26 +85,43 @@ class Checkpoints:
 
     def _write(self, kind: str, tensors: Mapping[str, Tensor], position: Mapping[str, Any]) -> None:
         path = self._path(kind, int(position["step"]))
-        path.with_suffix(".json").unlink(missing_ok=True)
-        with atomic_path(path) as temporary:
+        remove(path.with_suffix(".json"))
+        n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        with atomic_path(path, n_bytes) as temporary:
             try:
                 save_file(dict(tensors), temporary)
             except SafetensorError as error:
-                raise disk_error(path, error) from error
+                raise disk_error(path, error, n_bytes) from error
             digest = sha256_file(temporary)
-        write_json(path.with_suffix(".json"), {"format": FORMAT, "fingerprint": self._mark, "sha256": digest, "position": position})
+        marker = {
+            "format": FORMAT,
+            "fingerprint": self._mark,
+            "sha256": digest,
+            "traces": self._traces() if kind == LAST else {},
+            "position": position,
+        }
+        write_json(path.with_suffix(".json"), marker)
+
+    def _traces(self) -> dict[str, tuple[int, str]]:
+        """Size and sha256 of the rows that go with this checkpoint; later ones are only added behind them."""
+        found = ((name, self._folder / name) for name in TRACES)
+        return {name: (path.stat().st_size, sha256_file(path)) for name, path in found if path.is_file()}
 
     def _verified(self, kind: str, step: int) -> Found | None:
         path = self._path(kind, step)
         try:
             marker = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
             if marker["format"] != FORMAT or marker["fingerprint"] != self._mark:
+                self._progress.say(f"The checkpoint of step {step} belongs to {OTHER} and is not taken [checkpoint/other-run].")
                 return None
-            if sha256_file(path) == marker["sha256"] and marker["position"]["step"] == step:
+            traces = all(_begins(self._folder / name, *begin) for name, begin in marker["traces"].items())
+            if traces and sha256_file(path) == marker["sha256"] and marker["position"]["step"] == step:
                 return Found(dict(marker["position"]), path)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             pass
-        self._progress.say(f"The checkpoint of step {step} is damaged (its checksum does not hold) and is not taken.")
+        self._progress.say(
+            f"The checkpoint of step {step} is damaged (its checksum does not hold) and is not taken [checkpoint/damaged]."
+        )
         return None
 
     def _path(self, kind: str, step: int) -> Path:
@@ -114,8 +134,8 @@ class Checkpoints:
 
     def _remove(self, kind: str, step: int) -> None:
         path = self._path(kind, step)
-        path.with_suffix(".json").unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
+        remove(path.with_suffix(".json"))
+        remove(path)
 
 
 def load_state(found: Found, parameters: Mapping[str, nn.Parameter], optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
@@ -171,6 +191,12 @@ def _names(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Paramet
 def _load_weights(tensors: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]) -> None:
     for name, parameter in parameters.items():
         parameter.copy_(as_held(tensors[f"weight.{name}"], parameter))
+
+
+def _begins(path: Path, n_bytes: int, digest: str) -> bool:
+    """Are the first `n_bytes` of a file those with that sha256?"""
+    with path.open("rb") as stream:
+        return hashlib.sha256(stream.read(n_bytes)).hexdigest() == digest
 
 
 def _random(kind: str, rank: int) -> str:
