@@ -6,7 +6,7 @@ on the author's own text; the payload holds all that the model sees.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,24 @@ def learned_text(payload: Payload) -> str:
     if isinstance(payload, Chat):
         return "\n\n".join(str(payload.messages[i].get("content") or "") for i in payload.learned())
     return ""
+
+
+def mapped(payload: Payload, change: Callable[[str], str]) -> Payload:
+    """The payload with every text of it changed; ids have none."""
+    if isinstance(payload, Pair):
+        return Pair(change(payload.prompt), change(payload.completion))
+    if isinstance(payload, Chat):
+        tools = None if payload.tools is None else tuple(_mapped(tool, change) for tool in payload.tools)
+        return Chat(tuple(_mapped(message, change) for message in payload.messages), tools, payload.context)
+    return payload
+
+
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: _mapped(inner, change) for key, inner in value.items()}
+    return [_mapped(inner, change) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def from_json(value: Mapping[str, Any]) -> Payload:

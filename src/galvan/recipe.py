@@ -11,7 +11,7 @@ import math
 import re
 import reprlib
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.fields import FieldInfo
 
 from galvan.errors import RecipeError
-from galvan.text import shown
+from galvan.text import has_secret, shown, without_secrets
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -533,6 +533,12 @@ def from_text(text: str, where: str = "recipe", settings: Sequence[str] = ()) ->
     texts = {name for name, field in options() if field.annotation is str}
     for setting in settings:
         _merge(tree, *_setting(setting, texts))
+    for name in _secret_options(tree):
+        raise RecipeError(
+            "recipe/secret",
+            f"{where}: {shown(name)} holds what looks like an access token, and a recipe is copied into every run; take it out and revoke it: "
+            "tokens come from HF_TOKEN in the environment, or from `hf auth login`.",
+        )
     training = tree.get("training")
     if isinstance(training, dict) and isinstance(training.get("betas"), list):
         training["betas"] = tuple(training["betas"])  # YAML has no tuples
@@ -551,6 +557,19 @@ def with_values(recipe: Recipe, values: Mapping[str, Any], where: str) -> Recipe
         return Recipe.model_validate(tree)
     except ValidationError as error:
         raise _explain(error, "", where, ()) from None
+
+
+def _secret_options(tree: object, name: str = "", depth: int = 20) -> Iterator[str]:
+    """Names of the options with an access token in them, as key or value."""
+    inner: Iterable[tuple[object, object]] = (
+        tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    )
+    for key, value in inner:
+        path = f"{name}.{key}" if name else str(key)
+        if has_secret(str(key)) or (isinstance(value, str) and has_secret(value)):
+            yield without_secrets(path)
+        elif depth:
+            yield from _secret_options(value, path, depth - 1)
 
 
 def load(path: Path, settings: Sequence[str] = ()) -> Recipe:

@@ -171,19 +171,42 @@ def tidy(text: str, invisible: bool = True, plain: bool | None = None) -> str:
     return text.strip()
 
 
+# Access tokens of the services that people train with, by their published shapes, and private keys in PEM. No prose holds one.
+SECRET = "[secret removed]"
+_SECRET_HINTS = ("hf_", "api_org_", "sk-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "xox", "AKIA", "ASIA", "AIza", "npm_", "pypi-", "PRIVATE KEY")  # fmt: skip
+_SECRETS = re.compile(
+    r"(?:hf_[A-Za-z0-9]{30,}|api_org_[A-Za-z0-9]{30,}|sk-(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{40,}"
+    r"|glpat-[A-Za-z0-9_-]{20,}|xox[abeprs]-[0-9][A-Za-z0-9-]{9,}|(?<![A-Z0-9])A(?:KI|SI)A[0-9A-Z]{16}|AIza[A-Za-z0-9_-]{35}|npm_[A-Za-z0-9]{36}"
+    r"|pypi-[A-Za-z0-9_-]{50,})"
+    r"|-----BEGIN (?:[A-Z]+ ){0,3}PRIVATE KEY-----(?:[A-Za-z0-9+/=\s:,]|\\n|\\r)*(?:-----END (?:[A-Z]+ ){0,3}PRIVATE KEY-----)?"
+)
+
+
+def has_secret(text: str) -> bool:
+    """Does `text` hold what has the shape of an access token or a private key?"""
+    return any(hint in text for hint in _SECRET_HINTS) and _SECRETS.search(text) is not None
+
+
+def without_secrets(text: str) -> str:
+    """`text` with SECRET in the place of every access token and private key."""
+    return _SECRETS.sub(SECRET, text) if any(hint in text for hint in _SECRET_HINTS) else text
+
+
 def shown(text: str, limit: int | None = None) -> str:
-    """`text` made safe for a terminal, a page or a log: unsafe characters are spelled out, lines are kept.
+    """`text` made safe for a terminal, a page or a log: unsafe characters are spelled out, access tokens removed, lines are kept.
 
     This is the only way text from data or models may reach people; the page and Markdown printers escape further.
     """
-    safe = _UNSAFE.sub(_spelled, text)
+    safe = without_secrets(_UNSAFE.sub(_spelled, text))
     if limit is not None and len(safe) > limit:
         safe = safe[: max(0, limit - 1)].rstrip() + "\u2026"
     return safe
 
 
 def json_shown(document: str) -> str:
-    """A JSON document in which unsafe characters are written as JSON escapes: the same values, safe for a terminal, valid UTF-8."""
+    """A JSON document in which unsafe characters are written as JSON escapes: safe for a terminal, valid UTF-8, and the same values but
+    for access tokens, which go into no file."""
+    document = without_secrets(document)
     if is_plain(document):
         return document
     return _UNSAFE.sub(lambda match: json.dumps(match.group())[1:-1], document)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 from pathlib import Path
 
@@ -205,6 +206,19 @@ def test_parquet_that_is_none_or_damaged_or_of_another_type(tmp_path: Path) -> N
     pq.write_table(pa.table({"text": [b"bytes"], "n": [1]}), tmp_path / "b.parquet")
     assert refused(tmp_path / "b.parquet") == ("data/not-text", "b.parquet row 1: `text` must be text, found bytes b'bytes'.")
     assert refused(tmp_path / "b.parquet", "m")[1] == ("b.parquet: there is no column `m`; found `text`, `n`; Set data.column.")
+
+
+@pytest.mark.parametrize("suffix", ["jsonl.gz", "jsonl.zst", "parquet"])
+def test_a_file_that_unpacks_without_end_is_refused(suffix: str, tmp_path: Path) -> None:
+    """101 MB of one letter in a few kilobytes, in rows that are each short enough."""
+    path, row = tmp_path / f"bomb.{suffix}", "x" * 900_000
+    if suffix == "parquet":
+        pq.write_table(pa.table({"text": [row] * 113}), path, compression="zstd", use_dictionary=False)
+    else:
+        content = (json.dumps({"text": row}) + "\n").encode() * 113
+        path.write_bytes(gzip.compress(content) if suffix.endswith("gz") else pa.compress(content, "zstd", asbytes=True))
+    code, message = refused(path)
+    assert code == "data/expansion" and message.endswith(" bytes unpack to more than 100,000,000; if that is right, unpack the file yourself.")
 
 
 def test_group_column_that_is_not_there(tmp_path: Path) -> None:

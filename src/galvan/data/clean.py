@@ -13,9 +13,11 @@ from galvan.data.cut import Piece
 from galvan.data.rows import Row
 from galvan.data.seen import Seen
 from galvan.data.store import Mapped, Spool, in_turns, spool_of, take
-from galvan.text import has_words, is_plain, shown, tidy, words
+from galvan.payload import Payload, Tokens, mapped
+from galvan.text import has_secret, has_words, is_plain, shown, tidy, without_secrets, words
 
 _EXAMPLES = 5
+SECRETS = "access tokens or private keys removed"
 
 
 @dataclass(slots=True)
@@ -57,6 +59,8 @@ class Log:
         if reason in self.changed and len(self.changed[reason].examples) == _EXAMPLES:
             self.changed[reason].count += 1
             return
+        if has_secret(after):  # before, a zero-width character may have hidden it
+            before = after = ""
         differ = (number for number, (old, new) in enumerate(zip(before, after, strict=False)) if old != new)
         at = max(0, next(differ, min(len(before), len(after))) - 20)
         _note(self.changed, reason, {"where": where, "before": _short(before[at:]), "after": _short(after[at:])})
@@ -99,7 +103,8 @@ def clean(rows: Iterable[Row], log: Log, how: recipe.Cleaning | None = None, fol
     seen = Seen()
     first_at = Spool[str](str, str, folder)
     for turn in in_turns(rows):
-        texts = [row.text if row.payload is not None else mended(row) for row in turn]
+        turn = [_without_secrets(row, log) for row in turn]
+        texts = [row.text if row.payload is not None else _redacted(mended(row), row.where, log) for row in turn]
         keys = [
             (text if row.payload is None else repr(row.payload)).encode("utf-8", "backslashreplace").translate(None, b" \t\n")
             for row, text in zip(turn, texts, strict=True)
@@ -117,6 +122,25 @@ def clean(rows: Iterable[Row], log: Log, how: recipe.Cleaning | None = None, fol
                 log.remove("duplicate", row.where, text, same_as=first_at[number])
             else:
                 log.remove("empty", row.where, text)
+
+
+def _without_secrets(row: Row, log: Log) -> Row:
+    """The row without access tokens, wherever it had one; what is removed stands in no example."""
+    held = has_secret(row.text)
+    payload: Payload | None = row.payload
+    if payload is not None and not isinstance(payload, Tokens) and has_secret(repr(payload)):
+        payload, held = mapped(payload, without_secrets), True
+    if not held:
+        return row
+    _note(log.changed, SECRETS, {"where": row.where, "before": "", "after": ""})
+    return row._replace(text=without_secrets(row.text), payload=payload)
+
+
+def _redacted(text: str, where: str, log: Log) -> str:
+    if not has_secret(text):
+        return text
+    _note(log.changed, SECRETS, {"where": where, "before": "", "after": ""})
+    return without_secrets(text)
 
 
 class _Mended:

@@ -67,12 +67,24 @@ def open_bytes(path: Path) -> BinaryIO:
     return path.open("rb")
 
 
+def most_unpacked(path: Path) -> int:
+    """So many bytes may come out of a packed file: no text of its size gives more."""
+    return max(SMALL_BYTES, EXPANSION * path.stat().st_size)
+
+
+def expands(path: Path) -> DataError:
+    packed, most = path.stat().st_size, most_unpacked(path)
+    return DataError(
+        "data/expansion",
+        f"{one_line(str(path))}: {packed:,} bytes unpack to more than {most:,}; if that is right, unpack the file yourself.",
+    )
+
+
 class _Unpacked(io.RawIOBase):
     """Unpacked bytes, counted: a few kilobytes can be made to unpack into terabytes."""
 
     def __init__(self, stream: Any, path: Path) -> None:
-        self._stream, self._path, self._given = stream, path, 0
-        self._most = max(SMALL_BYTES, EXPANSION * path.stat().st_size)
+        self._stream, self._path, self._given, self._most = stream, path, 0, most_unpacked(path)
 
     def readable(self) -> bool:
         return True
@@ -81,11 +93,7 @@ class _Unpacked(io.RawIOBase):
         found = self._stream.read(len(buffer))
         self._given += len(found)
         if self._given > self._most:
-            packed = self._path.stat().st_size
-            raise DataError(
-                "data/expansion",
-                f"{one_line(str(self._path))}: {packed:,} bytes unpack to more than {self._most:,}; if that is right, unpack the file yourself.",
-            )
+            raise expands(self._path)
         buffer[: len(found)] = found
         return len(found)
 

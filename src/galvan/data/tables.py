@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from galvan.data.columns import Columns
-from galvan.data.files import line_turns, whole
+from galvan.data.files import expands, line_turns, most_unpacked, whole
 from galvan.data.rows import ROW_LIMIT, one_line, require_columns, too_long
 from galvan.errors import DataError
 
@@ -144,6 +144,9 @@ def parquet_records(path: Path, name: str, columns: Columns) -> Iterator[Record]
             require_columns(columns, found, name)
             _refuse_twins(found, columns, name)
             wanted = [column for column in columns.wanted if column in found]
+            groups = range(file.metadata.num_row_groups)
+            if sum(file.metadata.row_group(number).total_byte_size for number in groups) > most_unpacked(path):
+                raise expands(path)
             for batch in file.iter_batches(batch_size=1024, columns=wanted):
                 for values in batch.to_pylist():
                     number += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from galvan.data.clean import SECRETS
 from galvan.data.facts import Audit, Notice
 from galvan.data.leak import COPIED_SHARE, leaks, reasons
 
@@ -38,6 +39,14 @@ def warning(code: str) -> Callable[[Check], Check]:
 def leak(facts: Audit) -> str | None:
     found = leaks(facts)
     return "; ".join(found) + "." if found else None
+
+
+@warning("data/secrets")
+def secrets(facts: Audit) -> str | None:
+    if SECRETS not in facts.changed:
+        return None
+    count = facts.changed[SECRETS].count
+    return f"{count:,} rows held what looks like an access token or a private key, which was removed: revoke it, for whoever has the file has it."
 
 
 @warning("data/copied-phrases")
