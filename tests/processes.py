@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from benchmarks.chaos.shim import preloaded
+
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
@@ -34,12 +36,15 @@ class Done:
 
 
 class Running:
-    """`galvan ARGUMENTS` in the folder `cwd`; what it writes lies in files beside that folder."""
+    """`galvan ARGUMENTS` in the folder `cwd`; what it writes lies in files beside that folder. `first` is called in its process, before it."""
 
-    def __init__(self, *arguments: str, cwd: Path, env: Mapping[str, str] | None = None, file_bytes: int | None = None) -> None:
+    def __init__(
+        self, *arguments: str, cwd: Path, env: Mapping[str, str] | None = None, file_bytes: int | None = None, first: Callable[[], None] | None = None
+    ) -> None:  # fmt: skip
         self._streams = [cwd.parent / f"{cwd.name}.{time.monotonic_ns()}.{name}" for name in ("out", "err")]
-        self.process = CONTEXT.Process(target=_galvan, args=(arguments, cwd, self._streams, dict(env or {}), file_bytes))
-        self.process.start()
+        self.process = CONTEXT.Process(target=_galvan, args=(arguments, cwd, self._streams, dict(env or {}), file_bytes, first))
+        with preloaded():  # the first start brings up the server that all are forked from
+            self.process.start()
 
     def wait(self) -> Done:
         self.process.join(120)
@@ -62,17 +67,22 @@ class Running:
         return self.wait()
 
 
-def galvan(*arguments: str, cwd: Path, env: Mapping[str, str] | None = None, file_bytes: int | None = None) -> Done:
-    return Running(*arguments, cwd=cwd, env=env, file_bytes=file_bytes).wait()
+def galvan(
+    *arguments: str, cwd: Path, env: Mapping[str, str] | None = None, file_bytes: int | None = None, first: Callable[[], None] | None = None
+) -> Done:  # fmt: skip
+    return Running(*arguments, cwd=cwd, env=env, file_bytes=file_bytes, first=first).wait()
 
 
-def _galvan(arguments: tuple[str, ...], cwd: Path, streams: list[Path], env: dict[str, str], file_bytes: int | None) -> None:
+def _galvan(
+    arguments: tuple[str, ...], cwd: Path, streams: list[Path], env: dict[str, str], file_bytes: int | None, first: Callable[[], None] | None
+) -> None:  # fmt: skip
     import torch
 
     from galvan.cli import main
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(cwd)
+    os.environ.pop("LD_PRELOAD", None)
     os.environ.update(env)
     for number, path in zip((1, 2), streams, strict=True):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), number)
@@ -81,5 +91,7 @@ def _galvan(arguments: tuple[str, ...], cwd: Path, streams: list[Path], env: dic
     if file_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
     torch.set_num_threads(1)
+    if first is not None:
+        first()
     sys.argv = ["galvan", *arguments]
     main()
