@@ -218,7 +218,9 @@ def test_a_file_that_unpacks_without_end_is_refused(suffix: str, tmp_path: Path)
         content = (json.dumps({"text": row}) + "\n").encode() * 113
         path.write_bytes(gzip.compress(content) if suffix.endswith("gz") else pa.compress(content, "zstd", asbytes=True))
     code, message = refused(path)
-    assert code == "data/expansion" and message.endswith(" bytes unpack to more than 100,000,000; if that is right, unpack the file yourself.")
+    assert code == "data/expansion" and message.endswith(
+        " bytes unpack to more than 100,000,000; if that is right, unpack the file yourself."
+    )
 
 
 def test_group_column_that_is_not_there(tmp_path: Path) -> None:
