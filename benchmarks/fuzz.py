@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 
 from galvan.errors import GalvanError
+from galvan.text import shown
 
 Target = Callable[[bytes], None]
 TARGETS: dict[str, tuple[Target, tuple[bytes, ...]]] = {}
@@ -35,7 +36,7 @@ def target(name: str, *seeds: bytes) -> Callable[[Target], Target]:
                 function(data)
             except GalvanError as error:
                 said = str(error)
-                assert said and "\n" not in said and said.isprintable(), f"not one printable line: {said!r}"
+                assert said and "\n" not in said and said == shown(said), f"not one line that is safe to print: {said!r}"
 
         TARGETS[name] = (run, seeds)
         return function

@@ -26,7 +26,7 @@ class GalvanError(Exception):
     exit_code: ClassVar[int] = EXIT_BUG
 
     def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
+        super().__init__("\\n".join(message.splitlines()))  # one line, whatever a name or a library put into it
         self.code = code
 
     def __str__(self) -> str:
