@@ -6,6 +6,7 @@ is built whole. Weights, gradients and optimizer state are counted from the file
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import gc
 import math
@@ -176,7 +177,7 @@ def kept_bytes(model: nn.Module, rows: Sequence[TokenRow], chunked: bool, unpadd
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in seen:
             found[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # the tensor itself would hold its own graph in a ring that nothing ever frees
 
     device = next(model.parameters()).device
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -249,10 +250,13 @@ def _tokens(rows: Sequence[TokenRow]) -> int:
 
 
 def reset_peak(device: str) -> None:
-    """From now on `peak_bytes` counts anew, where the system can."""
+    """From now on `peak_bytes` counts anew, where the system can: without what was freed and not given back to it."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
