@@ -14,6 +14,7 @@ import sys
 import urllib.error
 import urllib.parse
 import urllib.request
+from contextlib import closing
 from http.cookiejar import CookieJar
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from app_run import PORT, SETTINGS, Browser, make_run, words
 from galvan.app.guard import COOKIE, Guard
 from galvan.app.pairs import alike, pairs_of_run, schedule
 from galvan.app.ratings import ratings
-from galvan.app.store import Store
+from galvan.app.store import Store, read_votes
 from galvan.errors import DataError, RecipeError
 from galvan.rundir import write_rows
 
@@ -334,6 +335,16 @@ def test_other_texts_than_those_judged_are_refused_and_a_damaged_file_is_named(r
     for read in (Store, ratings):
         with pytest.raises(DataError, match=r"ratings\.sqlite"):
             read(run)
+
+
+def test_a_vote_that_comes_in_while_the_votes_are_read_is_not_taken_for_a_lost_one(run: Path) -> None:
+    store = Store(run, 7)
+    store.vote("Ada", 1, "left")
+    with closing(sqlite3.connect(run / "ratings.sqlite")) as db:
+        late = [2]  # her second vote comes when the first was read and their number is asked for
+        db.set_trace_callback(lambda sql: late and "sqlite_sequence" in sql and store.vote("Ada", late.pop(), "tie"))
+        assert [vote.choice for vote in read_votes(db)] == ["left"]
+        assert not late and [vote.choice for vote in read_votes(db)] == ["left", "tie"]
 
 
 def test_a_run_without_texts_of_both_arms_is_refused(tmp_path: Path) -> None:

@@ -191,8 +191,12 @@ class Vote(NamedTuple):
 def read_votes(db: sqlite3.Connection) -> list[Vote]:
     """Every vote in the order given; ValueError where one is lost or is not as it was written."""
     columns = "id, digest, rater, pair, choice, arm, reason, undone_at IS NOT NULL"
-    rows = db.execute(f"SELECT {columns} FROM votes ORDER BY id").fetchall()
-    last = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'votes'").fetchone() or (0,)
+    db.execute("BEGIN")  # both of one moment: a vote that comes in between would seem to be missing
+    try:
+        rows = db.execute(f"SELECT {columns} FROM votes ORDER BY id").fetchall()
+        last = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'votes'").fetchone() or (0,)
+    finally:
+        db.execute("ROLLBACK")
     votes = [Vote._make((*row[2:7], bool(row[7]))) for row in rows]
     if [row[0] for row in rows] != list(range(1, last[0] + 1)):
         raise ValueError("votes are missing")
