@@ -223,6 +223,23 @@ def test_a_file_that_unpacks_without_end_is_refused(suffix: str, tmp_path: Path)
     )
 
 
+@pytest.mark.parametrize("column", ["text", "messages"])
+def test_a_parquet_whose_dictionary_holds_one_long_value_for_every_row_is_refused_before_it_is_unpacked(
+    column: str, tmp_path: Path
+) -> None:
+    """2 GB of one letter, of which the file itself says 100 KB: nothing near that may be in memory at any time."""
+    path, rows = tmp_path / "bomb.parquet", 20_000
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array(["x" * 100_000]))
+    if column == "messages":
+        turns = pa.StructArray.from_arrays([pa.array(["user"] * rows), texts], ["role", "content"])
+        texts = pa.ListArray.from_arrays(pa.array(range(rows + 1), pa.int32()), turns)
+    pq.write_table(pa.table({column: texts}), path, compression="zstd")
+    assert path.stat().st_size < 10_000 and pq.ParquetFile(path).metadata.row_group(0).total_byte_size < 1_000_000
+    before = pa.default_memory_pool().max_memory()
+    assert refused(path, column)[0] == "data/expansion"
+    assert pa.default_memory_pool().max_memory() - before < 100_000_000
+
+
 def test_group_column_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,author\nx,y\n")
     assert refused(tmp_path / "a.csv", group="autor") == (

@@ -132,7 +132,7 @@ def _kind(value: object) -> str:
 
 
 def parquet_records(path: Path, name: str, columns: Columns) -> Iterator[Record]:
-    """Rows of a parquet file, 1,024 at a time, only the columns that are used."""
+    """Rows of a parquet file, a few at a time, only the columns that are used."""
     import pyarrow
     import pyarrow.parquet
 
@@ -144,10 +144,8 @@ def parquet_records(path: Path, name: str, columns: Columns) -> Iterator[Record]
             require_columns(columns, found, name)
             _refuse_twins(found, columns, name)
             wanted = [column for column in columns.wanted if column in found]
-            groups = range(file.metadata.num_row_groups)
-            if sum(file.metadata.row_group(number).total_byte_size for number in groups) > most_unpacked(path):
-                raise expands(path)
-            for batch in file.iter_batches(batch_size=1024, columns=wanted):
+            _require_bounded(path, file, wanted)
+            for batch in file.iter_batches(batch_size=64, columns=wanted):
                 for values in batch.to_pylist():
                     number += 1
                     yield f"row {number}", values
@@ -157,6 +155,38 @@ def parquet_records(path: Path, name: str, columns: Columns) -> Iterator[Record]
         after = f" after row {number}" if number else ""
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError("data/parquet", f"{name}{after}: not readable as parquet: {one_line(reason, 120).rstrip('.')}.") from None
+
+
+def _require_bounded(path: Path, file: Any, wanted: list[str]) -> None:
+    """DataError if more would be unpacked than any text of that size holds, by what the file says and by what its dictionaries hold: there one
+    value may stand for a million rows. Values are left folded while they are counted."""
+    import pyarrow.parquet
+
+    most, metadata = most_unpacked(path), file.metadata
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    if sum(group.total_byte_size for group in groups) > most:
+        raise expands(path)
+    columns = [file.schema.column(number) for number in range(len(file.schema.names))]
+    texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY" and column.path.partition(".")[0] in wanted]
+    with pyarrow.parquet.ParquetFile(path, read_dictionary=texts) as folded:
+        total = 0
+        for batch in folded.iter_batches(batch_size=1024, columns=wanted):
+            total += sum(map(_unpacked_bytes, batch.columns))
+            if total > most:
+                raise expands(path)
+
+
+def _unpacked_bytes(array: Any) -> int:
+    import pyarrow.compute as pc
+    from pyarrow import types
+
+    if types.is_dictionary(array.type):
+        return pc.sum(pc.take(pc.binary_length(array.dictionary), array.indices)).as_py() or 0
+    if types.is_struct(array.type):
+        return sum(map(_unpacked_bytes, array.flatten()))
+    if types.is_list(array.type) or types.is_large_list(array.type):
+        return _unpacked_bytes(array.flatten())
+    return int(array.nbytes)
 
 
 READERS: dict[str, Reader] = {
