@@ -1,34 +1,45 @@
-"""Mutation testing: one change at a time in a module, and whether its tests fail. A change that they let pass is a survivor.
+"""Mutation testing: one change at a time in a module, and whether a test fails. A change that they let pass is a survivor.
 
-python -m benchmarks.mutants [--modules statistics measure.scoring ...] [--count N] [--seed N]
+python -m benchmarks.mutants [--modules statistics measure.scoring ...] [--count N] [--seed N] [--jobs N] [--write]
 
-Written for this project because mutmut cannot draw a sample, and all mutants of these modules take a day. Each mutant runs in a fork of one process
-that has imported the references already; no file is changed.
+Written for this project because mutmut cannot draw a sample, and all mutants of these modules take a day. First every test file runs once, and
+coverage.py notes which test executes which line of them; then each drawn mutant meets the tests that execute its line, quickest first. Each runs in
+a fork of one process that has imported the libraries already; no file is changed. `survivors.py` explains those that no test can see.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import hashlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import json
 import os
 import random
-import re
 import signal
 import sys
+import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import CodeType, ModuleType
+from typing import Any, TypeVar
+
+from benchmarks.survivors import EXPLAINED
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "galvan"
+KEPT = ROOT / "runs" / "mutants"
 MODULES = ("statistics", "measure.scoring", "likelihood", "measure.integrity", "measure.adapter_files", "measure.live")
-SECONDS = 240  # a mutant that makes its tests run longer than that is caught by the clock
+APART = {"app", "browser", "chaos", "docs", "fuzz", "fuzzed", "distributed", "novels", "postgres"}  # judge files or other processes
+_NO_USE, _NO_TESTS, _OURS = 4, 5, 70  # exit codes that say nothing of a mutant
+T = TypeVar("T")
+ENOUGH = 60  # seconds of tests for one mutant, of all that execute its line
 
 _SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.In: ast.NotIn, ast.NotIn: ast.In,
@@ -39,16 +50,17 @@ _SWAPS: dict[type[ast.AST], type[ast.AST]] = {
 
 @dataclass(frozen=True)
 class Mutant:
-    """The `number`th place of a file that can be changed: where it is, and how it reads before and after."""
+    """The `number`th place of a file that can be changed: the lines of its statement, its function, and how it reads before and after."""
 
     path: Path
     number: int
-    line: int
+    lines: range
+    function: str
     change: str
 
     @property
     def name(self) -> str:
-        return f"{self.path.relative_to(PACKAGE)}:{self.line} {self.change}"
+        return f"{self.path.relative_to(PACKAGE)} {self.function}: {self.change}"
 
     def code(self) -> CodeType:
         tree = ast.parse(self.path.read_text(encoding="utf-8"))
@@ -60,17 +72,43 @@ class Mutant:
 
 def mutants(path: Path) -> list[Mutant]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    return [Mutant(path, number, line, change) for number, (line, change) in enumerate(_places(tree))]
+    at = {id(node): (lines, function) for node, lines, function in _statements(tree, range(0), "")}
+    found, known = list[Mutant](), Counter[tuple[str, str]]()
+    for number, (node, change) in enumerate(_places(tree)):
+        lines, function = at[id(node)]
+        known[function, change] += 1
+        again = f" ({known[function, change]})" if known[function, change] > 1 else ""
+        found.append(Mutant(path, number, lines, function, change + again))
+    return found
 
 
-def _places(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Change one place, give its line and how it reads now, and change it back when the next is asked for."""
+def _statements(node: ast.AST, lines: range, function: str) -> Iterator[tuple[ast.AST, range, str]]:
+    """Each node with the lines of the innermost statement around it (of one with a body its head alone) and the function that holds it."""
+    for child in ast.iter_child_nodes(node):
+        inner, name = lines, function
+        if isinstance(child, ast.stmt):
+            body = getattr(child, "body", None)
+            inner = range(child.lineno, max(child.lineno + 1, body[0].lineno if body else (child.end_lineno or child.lineno) + 1))
+        if isinstance(child, ast.FunctionDef | ast.ClassDef):
+            name = f"{function}.{child.name}".lstrip(".")
+        yield child, inner, function
+        yield from _statements(child, inner, name)
+
+
+def _places(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
+    """Change one place, give its node and how it reads with what is around it, and change it back when the next is asked for."""
+    around = {id(child): node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
     for node in _inside(tree):
-        before = ast.unparse(node)
-        for field, old, new in _changes(node):
-            setattr(node, field, new)
-            yield node.lineno, f"{before.splitlines()[0]} -> {ast.unparse(node).splitlines()[0]}"
-            setattr(node, field, old)
+        seen = around[id(node)] if isinstance(node, ast.Constant | ast.UnaryOp) else node
+        before = ast.unparse(seen)
+        for name, old, new in _changes(node):
+            setattr(node, name, new)
+            yield node, f"{_first(before)} -> {_first(ast.unparse(seen))}"
+            setattr(node, name, old)
+
+
+def _first(text: str) -> str:
+    return text.splitlines()[0][:160]
 
 
 def _inside(tree: ast.AST) -> Iterator[ast.expr | ast.stmt]:
@@ -104,6 +142,11 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, object, object]]:
             yield "test", test, ast.UnaryOp(ast.Not(), test)
 
 
+def files_of(module: str) -> list[Path]:
+    place = PACKAGE / module.replace(".", "/")
+    return sorted(place.glob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
+
+
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Gives one module from changed code."""
 
@@ -117,58 +160,174 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(self._code, module.__dict__)
 
 
-def tests_of(path: Path) -> list[str]:
-    """Test files that name something public of the module, those first that name most of it."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    public = [n.name for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef) and not n.name.startswith("_")]
-    named = Counter(
-        {
-            test: sum(bool(re.search(rf"\b{name}\b", text)) for name in public)
-            for test in (ROOT / "tests").rglob("test_*.py")
-            if "galvan" in (text := test.read_text(encoding="utf-8"))
-            and not {"app", "browser", "chaos", "docs"} & set(test.stem.split("_"))
-        }
-    )
-    near = sorted(
-        (test for test in named if named[test]), key=lambda test: (test.parent.name == path.parent.name, named[test]), reverse=True
-    )
-    return [str(test) for test in near[:3]]
+@dataclass
+class Map:
+    """Which test executes which line, and how long each test that passes takes."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    tests: dict[Path, dict[int, set[str]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(set)))
+
+    def tests_of(self, mutant: Mutant) -> list[str]:
+        """Tests that execute its statement, quickest first, for about a minute; of what runs when the module is imported, those of its file."""
+        lines = self.tests[mutant.path]
+        chosen = set().union(*(found for line, found in lines.items() if line in mutant.lines or not mutant.function))
+        for whole in [test for test in chosen if test.endswith("::")]:  # what prepares a file's tests serves all of them
+            chosen |= {test for test in self.seconds if test.startswith(whole)}
+        ordered, total = [], 0.0
+        for test in sorted(chosen & self.seconds.keys(), key=lambda test: (self.seconds[test], test)):
+            total += self.seconds[test]
+            if total > ENOUGH and ordered:
+                break
+            ordered.append(test)
+        return ordered
 
 
-def survives(mutant: Mutant, files: Sequence[str]) -> bool:
-    """Do the tests pass with it?"""
-    child = os.fork()
-    if not child:
-        _run_tests(mutant, files)
-    deadline = time.monotonic() + SECONDS
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status) == 0
-        time.sleep(0.02)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return False
+class _Watch:
+    """Tells coverage.py which test runs, and keeps the time of those that pass."""
+
+    def __init__(self, coverage: Any) -> None:
+        self._coverage, self.seconds = coverage, dict[str, float]()
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._coverage.switch_context(nodeid.partition("::")[0] + "::")
+
+    def pytest_pyfunc_call(self, pyfuncitem: Any) -> None:
+        self._coverage.switch_context(pyfuncitem.nodeid)
+
+    def pytest_runtest_teardown(self, item: Any) -> None:
+        self._coverage.switch_context(item.nodeid.partition("::")[0] + "::")
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.when == "call" and report.passed:
+            self.seconds[report.nodeid] = report.duration
 
 
-def _run_tests(mutant: Mutant, files: Sequence[str]) -> None:
+class _Chosen:
+    """Keeps these tests, in this order."""
+
+    def __init__(self, tests: Sequence[str]) -> None:
+        self._order = {test: number for number, test in enumerate(tests)}
+        self.passed = list[str]()
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.when == "call" and report.passed:
+            self.passed.append(report.nodeid)
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        items[:] = sorted((item for item in items if item.nodeid in self._order), key=lambda item: self._order[item.nodeid])
+
+
+def _pytest(files: Sequence[str], *options: str, plugin: object) -> int:
     import pytest
 
-    code = 70
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    return int(pytest.main([*options, "-m", "not slow", "-p", "no:randomly", "--rootdir", str(ROOT), *files], plugins=[plugin]))
+
+
+def _watch(test: Path, watched: Sequence[Path], answer: Path) -> int:
+    """Run one test file and leave what it executes in `answer`."""
+    import coverage
+
+    watch = coverage.Coverage(data_file=None, config_file=False, include=[str(path) for path in watched], messages=False)
+    plugin = _Watch(watch)
+    watch.start()
+    code = _pytest([str(test)], plugin=plugin)
+    watch.stop()
+    data = watch.get_data()
+    found = {path: data.contexts_by_lineno(path) for path in data.measured_files()}
+    answer.write_text(json.dumps([plugin.seconds, found]), encoding="utf-8")
+    return code
+
+
+def map_tests(tests: Sequence[Path], watched: Sequence[Path], jobs: int) -> Map:
+    """Answers are kept in runs/mutants for as long as the test file and all that is watched stay the same."""
+    known, now = Map(), hashlib.sha256(b"".join(path.read_bytes() for path in watched)).hexdigest()[:16]
+    answers = {test: KEPT / f"{now}-{hashlib.sha256(test.read_bytes()).hexdigest()[:16]}-{test.stem}.json" for test in tests}
+    KEPT.mkdir(parents=True, exist_ok=True)
+    work = {test: partial(_watch, test, watched, answer) for test, answer in answers.items() if not answer.exists()}
+    for test, code in forked(work, dict.fromkeys(work, 1800.0), jobs):
+        print("mapped", test.relative_to(ROOT), code, flush=True)
+    for answer in filter(Path.exists, answers.values()):
+        seconds, found = json.loads(answer.read_text(encoding="utf-8"))
+        known.seconds |= seconds
+        for path, lines in found.items():
+            for line, contexts in lines.items():
+                known.tests[Path(path)][int(line)] |= set(contexts)
+    return known
+
+
+def forked(work: dict[T, Callable[[], int]], limits: dict[T, float], jobs: int) -> Iterator[tuple[T, int | None]]:
+    """Each piece of work in a process of its own, `jobs` at a time: its exit code, or None where it had to be ended after its limit in seconds."""
+    waiting, running = list(work), dict[int, tuple[T, float]]()
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            begun = waiting.pop(0)
+            if not (child := os.fork()):
+                _end_with(work[begun])
+            running[child] = begun, time.monotonic() + limits[begun]
+        time.sleep(0.02)
+        for child, (what, deadline) in list(running.items()):
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done or time.monotonic() > deadline:
+                if not done:
+                    os.killpg(child, signal.SIGKILL)
+                    os.waitpid(child, 0)
+                del running[child]
+                yield what, os.waitstatus_to_exitcode(status) if done else None
+
+
+def _end_with(work: Callable[[], int]) -> None:
+    code = _OURS
     try:
         os.setsid()
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 1)
-        os.dup2(null, 2)
-        name = ".".join(("galvan", *mutant.path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
-        sys.meta_path.insert(0, _Finder(name, mutant.path, mutant.code()))
-        code = int(
-            pytest.main(
-                ["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", "-p", "no:randomly", "--rootdir", str(ROOT), *files]
-            )
-        )
+        code = work()
     finally:
         os._exit(code)
+
+
+def unchanged(known: Map, tests: set[str]) -> None:
+    """Run them all in one process, as mutants meet them, and forget those that fail without any change."""
+    ordered = sorted(tests, key=lambda test: (known.seconds[test], test))
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder, "passed.json")
+
+        def work() -> int:
+            plugin = _Chosen(ordered)
+            code = _pytest(_files(ordered), plugin=plugin)
+            answer.write_text(json.dumps(plugin.passed), encoding="utf-8")
+            return code
+
+        list(forked({"unchanged": work}, {"unchanged": 3600.0}, 1))
+        for test in tests - set(json.loads(answer.read_text(encoding="utf-8"))):
+            print("fails without any change:", test, flush=True)
+            del known.seconds[test]
+
+
+def _files(tests: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(str(ROOT / test.partition("::")[0]) for test in tests))
+
+
+def _meet(mutant: Mutant, tests: Sequence[str]) -> int:
+    """The exit code of the tests with that change: 0 where they pass."""
+    name = ".".join(("galvan", *mutant.path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+    sys.meta_path.insert(0, _Finder(name, mutant.path, mutant.code()))
+    return _pytest(_files(tests), "-x", plugin=_Chosen(tests))
+
+
+def judge(drawn: Sequence[Mutant], known: Map, jobs: int) -> dict[Mutant, str]:
+    """ "killed", "killed by the clock" or "survived" for each."""
+    unchanged(known, {test for mutant in drawn for test in known.tests_of(mutant)})
+    tests = {mutant: known.tests_of(mutant) for mutant in drawn}
+    limits = {mutant: 120 + 4 * sum(known.seconds[test] for test in tests[mutant]) for mutant in drawn}
+    met = {mutant: partial(_meet, mutant, tests[mutant]) for mutant in drawn if tests[mutant]}
+    answers = dict.fromkeys(drawn, "survived")  # also what no test executes
+    for mutant, code in forked(met, limits, jobs):
+        assert code not in (_NO_USE, _NO_TESTS, _OURS), mutant.name
+        answers[mutant] = "killed by the clock" if code is None else "survived" if code == 0 else "killed"
+        print(answers[mutant], len(tests[mutant]), mutant.name, sep="\t", flush=True)
+    return answers
 
 
 def main() -> None:
@@ -178,34 +337,32 @@ def main() -> None:
     parser.add_argument("--modules", nargs="+", default=list(MODULES))
     parser.add_argument("--count", type=int, default=60, help="Mutants drawn of each.")
     parser.add_argument("--seed", type=int, default=10)
+    parser.add_argument("--jobs", type=int, default=2, help="Processes at a time.")
+    parser.add_argument("--tests", nargs="+", type=Path, help="These test files in place of all.")
     parser.add_argument("--write", action="store_true", help="Put the table into docs/reliability.md.")
     asked = parser.parse_args()
     os.chdir(ROOT)
     for heavy in ("numpy", "scipy.stats", "hypothesis", "statsmodels.api", "torch", "transformers", "peft", "pyarrow.parquet"):
         importlib.import_module(heavy)
-    rng, rows, alive = random.Random(asked.seed), list[tuple[object, ...]](), list[str]()
+    every = [test for test in sorted((ROOT / "tests").rglob("test_*.py")) if not APART & set(test.stem.split("_"))]
+    watched = [path for module in MODULES for path in files_of(module)]
+    known = map_tests([test.absolute() for test in asked.tests] if asked.tests else every, watched, asked.jobs)
+    rows, alive = list[tuple[object, ...]](), list[str]()
     for module in asked.modules:
-        place = PACKAGE / module.replace(".", "/")
-        every = [
-            m for path in (sorted(place.glob("*.py")) if place.is_dir() else [place.with_suffix(".py")]) for m in mutants(path)
-        ]
-        drawn = rng.sample(every, min(asked.count, len(every)))
-        survivors = []
-        for mutant in drawn:
-            if survives(mutant, tests_of(mutant.path)):
-                survivors.append(mutant.name)
-                print("survived:", mutant.name, flush=True)
+        places = [mutant for path in files_of(module) for mutant in mutants(path)]
+        drawn = random.Random(f"{asked.seed} {module}").sample(places, min(asked.count, len(places)))
+        answers = judge(drawn, known, asked.jobs)
+        survivors = [mutant.name for mutant, answer in answers.items() if answer == "survived"]
+        clock = sum(answer == "killed by the clock" for answer in answers.values())
         killed = len(drawn) - len(survivors)
-        rows.append((f"galvan.{module}", len(every), len(drawn), killed, f"{100 * killed / len(drawn):.0f} %"))
+        explained = sum(name in EXPLAINED for name in survivors)
+        rows.append((f"galvan.{module}", len(places), len(drawn), killed, clock, explained, f"{100 * killed / len(drawn):.0f} %"))
         print(*rows[-1], sep="\t", flush=True)
         alive += survivors
-    lines = [
-        *reliability.table(("module", "mutants", "drawn", "killed", "share"), rows),
-        "",
-        "Survivors:",
-        "",
-        *(f"- `{name}`" for name in alive),
-    ]
+    lines = reliability.table(
+        ("module", "mutants", "drawn", "killed", "of these by the clock", "survivors explained", "share killed"), rows
+    )
+    lines += ["", "Survivors:", "", *(f"- `{name}`: {EXPLAINED.get(name, 'not explained.')}" for name in alive)]
     if asked.write:
         reliability.write("mutants", [f"Drawn with seed {asked.seed}.", "", *lines])
     print(*lines, sep="\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -10,6 +11,7 @@ from scipy.optimize import curve_fit
 
 from galvan.errors import DataError
 from galvan.statistics import classify_curves, extrapolate, fit_power_law
+from galvan.statistics.curves import undetermined
 from galvan.statistics.prechelt import generalization_loss, productivity_quotient, successive_rises, training_progress
 from galvan.statistics.ratio import ratio
 
@@ -248,3 +250,43 @@ def test_successive_rises_stop_when_earlystopping_jl_does():
 def test_curves_that_do_not_match_their_steps_are_refused(steps, checkpoints, words):
     with pytest.raises(DataError, match=words):
         classify_curves(steps, [[1.0] * 5] * checkpoints, [1] * 5, [[1.0] * 5] * checkpoints, [1] * 5, np.random.default_rng(0))
+
+
+def test_curves_that_never_move_are_not_above_their_start():
+    """Every interval is [0, 0]: nothing rose, and nothing was learned."""
+    tokens = np.full(30, 200.0)
+    flat = [np.full(30, 600.0)] * 7
+    assert classify_curves(STEPS, flat, tokens, flat, tokens, np.random.default_rng(0)).kind == "not learning"
+
+
+def test_a_loss_that_ends_rising_is_not_said_to_have_changed_by_less_than_half_the_margin():
+    """Held-out loss rises by 0.012 nats in the last quarter, surely; training loss stays. Half the margin is 0.005."""
+    shape = np.array([0, -0.2, -0.25, -0.25, -0.25, -0.25, -0.238])
+    rng = np.random.default_rng(1)
+    (nll, tokens), (probe, probe_tokens) = (
+        sums_of(rng, one, 200, 0.002) for one in (shape, np.array([0, -0.2, -0.3, -0.3, -0.3, -0.3, -0.3]))
+    )
+    found = classify_curves(STEPS, list(nll), tokens, list(probe), probe_tokens, rng)
+    assert -0.02 < found.held_out_late.interval(0.90).low < -0.005 and "less than 0.005" not in found.reason
+
+
+def test_falling_by_a_margin_means_by_more_than_it():
+    late = ratio(np.array([1.0, 2.0, 3.0, 2.0, 2.0, 2.0]), np.full(6, 10.0))
+    found = dataclasses.replace(undetermined(""), probe_late=late, held_out_late=late)
+    assert found.falling_by(0.19) and not found.falling_by(late.value)
+
+
+def test_an_exponent_outside_the_range_is_fitted_by_its_nearer_end():
+    steps = np.array([10.0, 20, 40, 80, 160, 320])
+    for true, fitted in ((0.01, 0.05), (3.0, 2.0)):
+        assert float(fit_power_law(steps, 1 + 2 * steps**-true).b) == pytest.approx(fitted, rel=1e-3)
+
+
+def test_the_prediction_is_for_twice_the_last_step():
+    rng = np.random.default_rng(3)
+    sums, tokens = sums_of(rng, 0.8 * (STEPS[1:] / 20) ** -0.6, 300, 0.001)
+    found = extrapolate(STEPS[1:], sums, tokens, rng)
+    law = curve_fit(lambda t, c, a, b: c + a * t**-b, STEPS[1:], sums.sum(axis=1) / tokens.sum(), (3.0, 3.0, 0.6))[0]
+    assert found.until_step == 240
+    assert found.floor_nats == pytest.approx(law[0], abs=0.01) and found.floor_ci80.low < law[0] < found.floor_ci80.high
+    assert found.change_nats == pytest.approx(law[1] * (240 ** -law[2] - 120 ** -law[2]), abs=0.003)

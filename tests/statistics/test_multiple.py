@@ -164,3 +164,11 @@ def test_documents_that_chose_may_not_judge_without_paying():
 def test_no_candidate_is_refused():
     with pytest.raises(DataError, match="no candidate"):
         judge_candidates([1.0], {}, [1], np.random.default_rng(0))
+
+
+def test_a_candidate_that_is_the_base_itself_has_t_zero_and_p_one_beside_others():
+    rng = np.random.default_rng(12)
+    sums = np.stack([np.zeros(12), rng.normal(20, 5, 12)])
+    found = sign_flip_max_t(sums, np.full(12, 100.0), rng)
+    assert found.t[0] == 0.0 and found.p_single[0] == found.p_adjusted[0] == 1.0
+    assert found.p_single[1] == 2 / 2**12  # all signs as they are, or all turned

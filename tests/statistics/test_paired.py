@@ -241,3 +241,11 @@ def test_a_verdict_needs_its_interval_strictly_on_one_side():
 def test_judging_never_imports_torch():
     program = "import sys, galvan.statistics; sys.exit(bool({'torch', 'transformers', 'peft'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_one_document_is_told_in_the_singular_and_four_in_the_plural():
+    said = [paired_gain([2.0] * n, [1.0] * n, [1] * n).reason for n in (1, 4)]
+    assert said == [
+        "Too few documents: 1 document; a verdict needs at least 5.",
+        "Too few documents: 4 documents; a verdict needs at least 5.",
+    ]

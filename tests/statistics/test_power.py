@@ -206,5 +206,8 @@ class TestBottleneck:
 
     def test_short_or_few_documents_leave_it_open(self):
         assert bottleneck([np.zeros(20)] * 50).advice is None
+        # By hand: runs of 16 with means 1, 2, 3, 6: variance of a run 14/3, of the mean of 64 tokens 14/12; times 64 tokens.
+        runs = bottleneck([np.repeat([1.0, 2.0, 3.0, 6.0], 16)] * 5)
+        assert runs.sd_token == pytest.approx((14 / 12 * 64) ** 0.5) and runs.sd_document == 0.0
         assert bottleneck([np.random.default_rng(0).normal(size=200)] * 4).reason.startswith("Only 4 documents")
         assert bottleneck([np.zeros(200)] * 9).reason == "The gains do not vary at all."

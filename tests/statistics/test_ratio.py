@@ -178,3 +178,9 @@ def test_blocks_cover_under_dependence_over_six_thousand_runs(n, phi):
     runs = dependent_world(np.random.default_rng(200 + n), 6_000, n, phi)
     assert coverage(runs) < 0.90
     assert 0.92 <= block_coverage(runs) <= 0.97
+
+
+def test_where_nothing_varies_the_p_value_is_one_for_no_change_and_nothing_for_any():
+    sizes = np.full(6, 10.0)
+    assert ratio(np.zeros(6), sizes).p_value() == 1.0
+    assert ratio(sizes * 0.5, sizes).p_value() == 0.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -67,3 +69,24 @@ def test_few_seeds_carry_a_caution():
 def test_no_seed_is_refused():
     with pytest.raises(DataError, match="holds no seed"):
         recipe_gain(TOKENS, [], TOKENS)
+
+
+def test_an_interval_that_touches_zero_is_not_above_it():
+    second = ratio(np.arange(8.0), np.full(8, 10.0))
+    level = dataclasses.replace(second, value=0.0)
+    half = difference(level, level).ci95.high
+    touching = difference(dataclasses.replace(second, value=half), level)
+    assert touching.ci95.low == 0.0 and "not distinguishable" in touching.reason
+
+
+def test_the_recipe_s_degrees_of_freedom_are_satterthwaite_s():
+    """Both parts of the variance by themselves: the documents' by statsmodels' form of n - 1, the seeds' by k - 1."""
+    found = seeds_world(np.random.default_rng(5), 8, seed_sd=0.02, document_sd=0.10)
+    parts = ((found.se_documents, 49), (found.se_seeds, 7))
+    assert found.df == pytest.approx(found.se**4 / sum(se**4 / df for se, df in parts))
+    assert found.df > 7  # the floor under it is not what was compared
+
+
+def test_a_recipe_that_changes_next_to_nothing_is_equivalent():
+    found = seeds_world(np.random.default_rng(6), 8, seed_sd=0.0005, document_sd=0.001, noise=0.001, gain=0.0)
+    assert found.verdict == "equivalent" and -0.01 < found.ci95.low < 0 < found.ci95.high < 0.01

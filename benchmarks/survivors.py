@@ -1,0 +1,8 @@
+"""Mutants that no test can see, each with the reason why it changes no result. A test finds entries whose line is no longer there."""
+
+EXPLAINED = {
+    "statistics/multiple.py _tosses: rows * n_units + 7 -> rows * n_units + 8": "One random byte more is drawn at most, and no toss is taken from it.",
+    "statistics/bottleneck.py _noise_of_mean: -1 -> -2": "NumPy takes every negative length in a reshape for the one to infer.",
+    "statistics/power.py documents_needed: required(answer) - 1e-09 -> required(answer) + 1e-09": "One document more where the number is whole, which the loop after it takes back.",
+    "statistics/extrapolation.py fit_power_law: best + 1 -> best + 2": "The next, finer grid reaches one point further; its minimum is the same.",
+}  # fmt: skip
