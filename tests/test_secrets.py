@@ -25,6 +25,8 @@ KEY = "-----BEGIN RSA PRIVATE KEY-----\nTUlJRXBBSUJBQUtDQVFFQXRlc3Q=\n-----END R
 CANARIES = [  # of the right shape and made up; put together here, so that no scanner takes this file for a leak
     "hf_" + "CaNaRy" * 6, "api_org_" + "CaNaRy" * 6, "sk-" + "proj-CaNaRy7" * 3, "ghp_" + "CaNaRy" * 6, "github_pat_" + "CaNaRy_" * 8, "glpat-" + "CaNaRy-" * 4,
     "xoxb-" + "1234567890-CaNaRy", "AKIA" + "CANARYCANARY1234", "AIza" + "CaNaRy0" * 5, "npm_" + "CaNaRy" * 6, "pypi-" + "CaNaRy" * 10, KEY,
+    "gsk_" + "CaNaRy" * 9, "r8_" + "CaNaRy" * 7, "sk_live_" + "CaNaRy" * 4, "wandb_v1_" + "CaNaRy" * 8, "nvapi-" + "CaNaRy" * 10,
+    "eyJ" + "CaNaRyCaNaRy." + "eyJ" + "CaNaRyCaNaRy." + "CaNaRyCaNaRy", KEY.replace("KEY", "KEY BLOCK"),
 ]  # fmt: skip
 MARKS = ("CaNaRy", "CANARYCANARY", "TUlJRXBB")
 
@@ -36,6 +38,20 @@ def test_every_kind_of_token_is_removed_from_what_people_and_files_get(canary: s
         for said in (shown(text), to_json({"a": [text]}), to_json({text: 1})):
             assert SECRET in said and not any(mark in said for mark in MARKS)
     assert json.loads(to_json({"a": f"x {canary} y"})) == {"a": f"x {SECRET} y"}
+
+
+@pytest.mark.parametrize("between", ["\u200b", "\u200d", "\x00", "\x1b", "\u202e", "\ufe0f", "\U000e0041"])
+def test_a_character_that_nobody_sees_does_not_carry_a_token_past(between: str) -> None:
+    hidden = between.join(CANARIES[0])
+    document = [] if between < " " else [to_json({"a": f"a {hidden} b", hidden: 1})]  # json.dumps has already spelled out those
+    for said in (shown(f"a {hidden} b"), *document):
+        assert SECRET in said and "y" not in said
+
+
+def test_a_token_in_the_name_of_a_source_or_group_is_removed() -> None:
+    log = Log()
+    (kept,) = clean([Row("fine", f"letters of {CANARIES[0]}", 1, "f line 1", group=CANARIES[3])], log)
+    assert (kept.text, kept.source, kept.group) == ("fine", f"letters of {SECRET}", SECRET) and log.changed[SECRETS].count == 1
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=200))

@@ -174,15 +174,32 @@ def tidy(text: str, invisible: bool = True, plain: bool | None = None) -> str:
 # Access tokens of the services that people train with, by their published shapes, and private keys in PEM. No prose holds one.
 SECRET = "[secret removed]"
 _SECRET_HINTS = {  # by a letter that all of a line hold: most prose is done with after one or two quick looks
-    "_": ("hf_", "api_org_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "npm_"),
-    "-": ("sk-", "glpat-", "xox", "pypi-", "PRIVATE KEY"),
+    "_": (
+        "hf_",
+        "api_org_",
+        "ghp_",
+        "gho_",
+        "ghu_",
+        "ghs_",
+        "ghr_",
+        "github_pat_",
+        "npm_",
+        "gsk_",
+        "r8_",
+        "_live_",
+        "dop_v1_",
+        "wandb_v1_",
+    ),
+    "-": ("sk-", "glpat-", "xox", "pypi-", "nvapi-", "PRIVATE KEY"),
+    "J": ("eyJ",),
     "A": ("AKIA", "ASIA", "AIza"),
 }
 _SECRETS = re.compile(
     r"(?:hf_[A-Za-z0-9]{30,}|api_org_[A-Za-z0-9]{30,}|sk-(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{40,}"
     r"|glpat-[A-Za-z0-9_-]{20,}|xox[abeprs]-[0-9][A-Za-z0-9-]{9,}|(?<![A-Z0-9])A(?:KI|SI)A[0-9A-Z]{16}|AIza[A-Za-z0-9_-]{35}|npm_[A-Za-z0-9]{36}"
-    r"|pypi-[A-Za-z0-9_-]{50,})"
-    r"|-----BEGIN (?:[A-Z]+ ){0,3}PRIVATE KEY-----(?:[A-Za-z0-9+/=\s:,]|\\n|\\r)*(?:-----END (?:[A-Z]+ ){0,3}PRIVATE KEY-----)?"
+    r"|pypi-[A-Za-z0-9_-]{50,}|gsk_[A-Za-z0-9]{40,}|r8_[A-Za-z0-9]{37,}|[rs]k_live_[A-Za-z0-9]{16,}|dop_v1_[a-f0-9]{64}|wandb_v1_[A-Za-z0-9_]{40,}"
+    r"|nvapi-[A-Za-z0-9_-]{40,}|eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,})"
+    r"|-----BEGIN (?:[A-Z]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----(?:[A-Za-z0-9+/=\s:,]|\\n|\\r)*(?:-----END (?:[A-Z]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----)?"
 )
 
 
@@ -205,7 +222,7 @@ def shown(text: str, limit: int | None = None) -> str:
 
     This is the only way text from data or models may reach people; the page and Markdown printers escape further.
     """
-    safe = without_secrets(_UNSAFE.sub(_spelled, text))
+    safe = without_secrets(_UNSAFE.sub(_spelled, _unhidden(text)))
     if limit is not None and len(safe) > limit:
         safe = safe[: max(0, limit - 1)].rstrip() + "\u2026"
     return safe
@@ -214,10 +231,18 @@ def shown(text: str, limit: int | None = None) -> str:
 def json_shown(document: str) -> str:
     """A JSON document in which unsafe characters are written as JSON escapes: safe for a terminal, valid UTF-8, and the same values but
     for access tokens, which go into no file."""
-    document = without_secrets(document)
+    document = without_secrets(_unhidden(document))
     if is_plain(document):
         return document
     return _UNSAFE.sub(lambda match: json.dumps(match.group())[1:-1], document)
+
+
+def _unhidden(text: str) -> str:
+    """`text` without its unsafe characters where these hide an access token, which nobody would see and anybody could mend."""
+    if is_plain(text):
+        return text
+    bare = _UNSAFE.sub("", text)
+    return bare if len(bare) != len(text) and has_secret(bare) else text
 
 
 def _spelled(match: re.Match[str]) -> str:

@@ -126,14 +126,15 @@ def clean(rows: Iterable[Row], log: Log, how: recipe.Cleaning | None = None, fol
 
 def _without_secrets(row: Row, log: Log) -> Row:
     """The row without access tokens, wherever it had one; what is removed stands in no example."""
-    held = has_secret(row.text)
+    held = has_secret(row.text) or has_secret(row.source) or (row.group is not None and has_secret(row.group))
     payload: Payload | None = row.payload
     if payload is not None and not isinstance(payload, Tokens) and has_secret(repr(payload)):
         payload, held = mapped(payload, without_secrets), True
     if not held:
         return row
     _note(log.changed, SECRETS, {"where": row.where, "before": "", "after": ""})
-    return row._replace(text=without_secrets(row.text), payload=payload)
+    group = None if row.group is None else without_secrets(row.group)
+    return row._replace(text=without_secrets(row.text), source=without_secrets(row.source), group=group, payload=payload)
 
 
 def _redacted(text: str, where: str, log: Log) -> str:
