@@ -16,13 +16,14 @@ import pytest
 import torch
 from peft import IA3Config, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from galvan.errors import ComparisonRefused, DataError, ModelError
 from galvan.measure.adapter_files import effective_scaling, file_facts, update_norm
 from galvan.measure.facts import Integrity, integrity_from_json
 from galvan.measure.integrity import check
 from galvan.measure.live import adapters_off, alone_nll, encode, function_facts, keep_random_state
-from galvan.models import Located
+from galvan.models import Located, load_tokenizer
 from galvan.recipe import Model
 from galvan.rundir import to_json
 from models_for_tests import TEXTS, byte_tokenizer, move, save_adapter, save_base, tiny_gpt2, tiny_llama, tiny_mistral, wrap
@@ -323,6 +324,24 @@ def test_trainers_padding_does_not_make_another_tokenizer(tmp_path: Path, base: 
     for change, same in (({"padding": {"direction": "Left"}}, True), ({"normalizer": {"type": "Lowercase"}}, False)):
         (folder / "tokenizer.json").write_text(json.dumps({**value, **change}))
         assert file_facts(base, at(folder)).same_tokenizer is same
+
+
+def test_a_tokenizer_saved_anew_is_the_same_where_it_gives_the_same_ids(tmp_path: Path) -> None:
+    """transformers gives a Qwen 2 the normaliser, splitting and end of text of its own class, and saving writes them into the file."""
+    qwen = Qwen2ForCausalLM(
+        Qwen2Config(vocab_size=260, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
+    )
+    base = at(save_base(tmp_path / "base", qwen))
+    folder = save_adapter(tmp_path / "a", qwen)
+    load_tokenizer(base).save_pretrained(folder)
+    saved = json.loads((folder / "tokenizer.json").read_text())
+    assert saved["normalizer"] != json.loads((base.path / "tokenizer.json").read_text())["normalizer"]
+    found = file_facts(base, at(folder))
+    assert found.same_tokenizer and found.vocabulary is not None and not found.vocabulary.new_tokens
+    vocab = saved["model"]["vocab"]
+    vocab["a"], vocab["b"] = vocab["b"], vocab["a"]
+    (folder / "tokenizer.json").write_text(json.dumps(saved))
+    assert file_facts(base, at(folder)).same_tokenizer is False
 
 
 @pytest.mark.parametrize("make", [tiny_llama, tiny_mistral])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -16,12 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from galvan.errors import ModelError
 from galvan.measure import key_names
 from galvan.measure.arrays import Array, read_arrays
-from galvan.measure.base_files import Shapes, base_shapes, changed_tokenizer, coverage, head_overwritten, vocabulary
+from galvan.measure.base_files import Shapes, base_shapes, coverage, head_overwritten, vocabulary
 from galvan.measure.facts import FileFacts, ModuleDelta
 from galvan.measure.key_names import PREFIX
-from galvan.models import Located, fingerprints, quiet, read_config, safetensors_header, weight_files
+from galvan.models import Located, fingerprints, load_tokenizer, quiet, read_config, safetensors_header, weight_files
 from galvan.rundir import sha256_file
 from galvan.text import shown
 
@@ -90,7 +92,7 @@ def file_facts(base: Located, tuned: Located) -> FileFacts:
     if shapes is None:
         return facts
     saved = {name: shape for name, (_, shape) in header.items()}
-    known = vocabulary(base, tuned, shapes, saved) if changed_tokenizer(base, tuned) else vocabulary(base, base, shapes, saved)
+    known = vocabulary(base, tuned if facts.same_tokenizer is False else base, shapes, saved)
     return dataclasses.replace(facts, coverage=coverage(shapes, [m.module for m in facts.modules], config), vocabulary=known)
 
 
@@ -133,14 +135,25 @@ def _holds_the_same_adapter(base: Located, tuned: Located) -> bool:
 
 
 def same_tokenizer(base: Located, tuned: Located) -> bool | None:
-    """Whether both tokenizers give the same ids; padding and truncation settings, which trainers leave behind, do not count."""
+    """Whether both tokenizers give the same ids; padding and truncation settings, which trainers leave behind, do not count.
+
+    Files that differ are compared as transformers loads them: for some architectures (Qwen 2) it puts the normaliser and the splitting of
+    its own class in the place of the file's, and saving writes those.
+    """
     first, second = base.path / "tokenizer.json", tuned.path / "tokenizer.json"
     if not first.is_file() or not second.is_file():
         return None
-    if sha256_file(first) == sha256_file(second):
+    if sha256_file(first) == sha256_file(second) or _steps(read_config(first)) == _steps(read_config(second)):
         return True
-    parts = [{k: v for k, v in read_config(path).items() if k not in ("padding", "truncation")} for path in (first, second)]
-    return parts[0] == parts[1]
+    try:
+        loaded = [json.loads(load_tokenizer(one).backend_tokenizer.to_str()) for one in (base, tuned)]
+    except ModelError:
+        return False
+    return _steps(loaded[0]) == _steps(loaded[1])
+
+
+def _steps(tokenizer: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in tokenizer.items() if name not in ("padding", "truncation")}
 
 
 def _is_recorded(recorded: object, base: Located) -> bool | None:

@@ -9,7 +9,6 @@ from typing import Any
 from galvan.errors import ModelError
 from galvan.measure.facts import Coverage, Vocabulary
 from galvan.models import Located, read_config, safetensors_header, weight_files
-from galvan.rundir import sha256_file
 
 Shapes = Mapping[str, tuple[int, ...]]
 EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings")
@@ -85,12 +84,6 @@ def _padding(located: Located) -> set[str]:
     path = located.path / "tokenizer_config.json"
     token = read_config(path).get("pad_token") if path.is_file() else None
     return {str(token.get("content") if isinstance(token, dict) else token)}
-
-
-def changed_tokenizer(base: Located, tuned: Located) -> bool:
-    """True if the adapter brings a tokenizer of its own whose file is not the base's."""
-    first, second = base.path / "tokenizer.json", tuned.path / "tokenizer.json"
-    return first.is_file() and second.is_file() and sha256_file(first) != sha256_file(second)
 
 
 def head_overwritten(model: Located) -> bool | None:
