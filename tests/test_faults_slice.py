@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from benchmarks.faults import page, runner, scoring
 from benchmarks.faults.cases import registered
+from benchmarks.faults.place import NotInForce, edit_config, rename_keys, untrained
 from benchmarks.faults.runner import Result
 from benchmarks.faults.slice import SLICE
+from safetensors.torch import save_file
 
 ROOT = Path(__file__).parents[1]
 ONE_THREAD = {
@@ -94,6 +97,20 @@ def test_a_true_word_on_what_a_run_came_to_is_no_false_alarm_and_any_other_word_
     assert alarm(g10, d05, verdict="inconclusive") == alarm(d05, verdict="improved") == (True, True)
     assert alarm(verdict="refused") == alarm(crash="...") == (True, True)
     assert alarm(verdict="improved") == alarm(verdict="inconclusive") == (False, False)
+
+
+def test_a_fault_that_is_not_there_counts_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"r": 8}')
+    with pytest.raises(NotInForce, match="changed nothing"):
+        edit_config(tmp_path, r=8, alpha=...)
+    save_file({"a.lora_B.weight": torch.zeros(2, 2)}, tmp_path / "adapter_model.safetensors")
+    assert untrained(tmp_path) == 1
+    with pytest.raises(NotInForce, match="changed none"):
+        rename_keys(tmp_path, lambda name: name.removeprefix("b."))
+    rename_keys(tmp_path, lambda name: f"b.{name}")
+    gone = dataclasses.replace(result("A01"), crash="Traceback ...\nbenchmarks.faults.place.NotInForce: it is not there\n")
+    text = page.markdown([gone, result("B01", ("B01", "certain"))], [])
+    assert not gone.in_force and "1 runs with a fault" in text and "1 more count nowhere" in text and "c on s" in text
 
 
 def test_only_development_runs_bind_the_words() -> None:

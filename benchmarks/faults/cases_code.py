@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from benchmarks.faults.cases import SOME, fault
-from benchmarks.faults.place import Place, Said, patched
+from benchmarks.faults.place import Place, Said, in_force, patched
 
 
 @fault("D09", settings=SOME)
@@ -45,9 +45,18 @@ def gradients_never_cleared(place: Place) -> Said:
 
 def kept_in_bfloat16(place: Place, changes: dict[str, Any]) -> Said:
     """A run whose weights stay in bfloat16 while they are trained, where galvan keeps them in float32."""
-    from galvan.training import precision
+    import torch
 
-    with patched(precision, "_HALF", ()):
+    from galvan.training import loop, precision
+
+    original = loop.train
+
+    def train(model: Any, *rest: Any) -> Any:
+        found = original(model, *rest)
+        in_force({p.dtype for p in model.parameters()} == {torch.bfloat16}, "weights were trained in another precision")
+        return found
+
+    with patched(precision, "_HALF", ()), patched(loop, "train", train):
         return place.run({"model.dtype": "bfloat16", "training.method": "full", **changes})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from benchmarks.faults import ground
 from benchmarks.faults.cases import EVERYWHERE, SPARK, fault
@@ -13,6 +14,7 @@ from benchmarks.faults.place import (
     Said,
     edit_config,
     edit_tensors,
+    in_force,
     rename_keys,
     train_with_peft,
     write_record,
@@ -173,18 +175,40 @@ def merged_in_bfloat16(place: Place) -> Said:
 
 
 def merged_in(place: Place, dtype: str, share: float) -> Said:
-    """That share of the update, merged into the base in `dtype`, is judged against that base."""
+    """At most that share of the update, merged into the base in `dtype`, is judged against that base; halved until less than half of it
+    survives, for what a grid rounds away depends on how large a base's weights are."""
     import torch
     from peft import PeftModel
 
-    adapter = edit_tensors(place.adapter(), lambda tensors: {n: t * (share if "lora_B" in n else 1) for n, t in tensors.items()})
     base, merged = place.folder / "base", place.folder / "merged"
-    model = place.model().to(getattr(torch, dtype))
-    model.save_pretrained(base)
-    PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(merged)
+    own = _projections(place.model())
+    trained = PeftModel.from_pretrained(place.model(), place.healthy / "adapter").merge_and_unload()
+    update = {n: w - own[n] for n, w in _projections(trained).items()}
+    for part in (share / 2**n for n in range(6)):
+        model = place.model().to(getattr(torch, dtype))
+        model.save_pretrained(base)
+        before = _projections(model)
+        whole = PeftModel.from_pretrained(model, _weakened(place, part)).merge_and_unload()
+        after = _projections(whole)
+        kept = sum(float(((after[n] - before[n]) * d).sum()) for n, d in update.items())
+        kept /= part * sum(float((d * d).sum()) for d in update.values())
+        if kept < 0.5:
+            break
+    in_force(0 < kept < 0.5, f"the merge kept {kept:.0%} of the update")
+    whole.save_pretrained(merged)
     for folder in (base, merged):
         place.tokenizer().save_pretrained(folder)
     return place.evaluate(merged, base)
+
+
+def _projections(model: Any) -> dict[str, Any]:
+    """Copies in float32 of the weights that the adapter is merged into."""
+    return {n: w.detach().float().clone() for n, w in model.named_parameters() if n.endswith("_proj.weight")}
+
+
+def _weakened(place: Place, share: float) -> Path:
+    """The healthy adapter with that share of its update."""
+    return edit_tensors(place.adapter(), lambda tensors: {n: t * (share if "lora_B" in n else 1) for n, t in tensors.items()})
 
 
 @fault("C04", "A10")

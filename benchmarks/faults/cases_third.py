@@ -17,7 +17,9 @@ from benchmarks.faults.place import (
     Said,
     edit_config,
     edit_tensors,
+    in_force,
     rename_keys,
+    same_tensors,
     train_with_peft,
     write_record,
     write_trainer_state,
@@ -65,6 +67,11 @@ def biases_left_on(place: Place) -> Said:
     adapter = train_with_peft(place, place.folder / "adapter", bias="all")
     off, on = (PeftModel.from_pretrained(place.model(), adapter).eval() for _ in range(2))
     off.base_model.disable_adapter_layers()
+    fresh, left = (
+        {n.replace("base_layer.", ""): p for n, p in m.named_parameters() if n.endswith(".bias")}
+        for m in (place.model(), off.get_base_model())
+    )
+    in_force(bool(fresh) and not same_tensors(fresh, left), "no bias of the base was moved")
     return audited(place, off.get_base_model(), on)
 
 
@@ -94,6 +101,7 @@ def switched_off_and_never_on(place: Place) -> Said:
     _, tuned = pair(place)
     left_open = tuned.disable_adapter()  # held, or Python would close it
     left_open.__enter__()
+    in_force(tuned.get_model_status().enabled is False, "the adapter is switched on")
     return audited(place, place.model(), tuned, adapter=place.healthy / "adapter")
 
 

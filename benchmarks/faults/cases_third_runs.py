@@ -7,9 +7,20 @@ from typing import Any
 from benchmarks.faults.cases import HELD_OUT, fault, healthy
 from benchmarks.faults.cases_answers import pair
 from benchmarks.faults.cases_chats import rows_of
+from benchmarks.faults.cases_runs import _untrained
 from benchmarks.faults.cases_trainers import with_trainer
 from benchmarks.faults.commands import audited
-from benchmarks.faults.place import Place, Said, edit_tensors, patched, train_with_peft
+from benchmarks.faults.place import (
+    Place,
+    Said,
+    edit_tensors,
+    in_force,
+    patched,
+    read_adapter,
+    same_tensors,
+    train_with_peft,
+    untrained,
+)  # fmt: skip
 
 ONE = HELD_OUT[:1]
 
@@ -34,7 +45,7 @@ def hidden_states_detached(place: Place) -> Said:
         return model
 
     with patched(models, "add_lora", detached):
-        return place.run({"training.epochs": 2.0})
+        return _untrained(place, 0.3, {"training.epochs": 2.0})
 
 
 @fault("D01", settings=ONE)
@@ -53,7 +64,9 @@ def lower_layers_without_gradient(place: Place) -> Said:
                 return forward(*given, **named)
 
         layer.forward = without
-    return place.evaluate(with_trainer(place, "adapter", model=model))
+    adapter = with_trainer(place, "adapter", model=model)
+    in_force(untrained(adapter) >= 0.3, "the blocks without gradient were trained all the same")
+    return place.evaluate(adapter)
 
 
 @fault("D02", "D01", "B07", settings=ONE)  # from outside: not one gradient in the log, and zeros in the file
@@ -65,7 +78,9 @@ def disabled_while_training(place: Place) -> Said:
     model = get_peft_model(place.model(), config)
     model.enable_input_require_grads()
     model.base_model.disable_adapter_layers()
-    return place.evaluate(with_trainer(place, "adapter", model=model, num_train_epochs=1))
+    adapter = with_trainer(place, "adapter", model=model, num_train_epochs=1)
+    in_force(untrained(adapter) == 1, "factors were trained all the same")
+    return place.evaluate(adapter)
 
 
 @fault("D02", settings=ONE)
@@ -77,7 +92,9 @@ def trained_adapter_not_trainable(place: Place) -> Said:
     model = PeftModel.from_pretrained(place.model(), first, is_trainable=True)
     model.enable_input_require_grads()
     model.requires_grad_(False)
-    return place.evaluate(with_trainer(place, "adapter", model=model, num_train_epochs=2, learning_rate=2e-3))
+    second = with_trainer(place, "adapter", model=model, num_train_epochs=2, learning_rate=2e-3)
+    in_force(same_tensors(read_adapter(first), read_adapter(second)), "the frozen adapter was trained all the same")
+    return place.evaluate(second)
 
 
 @fault("D03", "D02", settings=ONE)
@@ -92,7 +109,7 @@ def optimizer_of_the_base(place: Place) -> Said:
         return original(model, base, settings)
 
     with patched(loop, "build_optimizers", frozen):
-        return place.run({"training.epochs": 1.0})
+        return _untrained(place, 1.0, {"training.epochs": 1.0})
 
 
 @fault("D03", settings=ONE)
@@ -106,7 +123,7 @@ def optimizer_holds_one_block(place: Place) -> Said:
         return original(model, {n: p for n, p in parameters.items() if ".layers.0." in n}, settings)
 
     with patched(loop, "build_optimizers", some):
-        return place.run({"training.epochs": 1.0})
+        return _untrained(place, 0.5, {"training.epochs": 1.0})
 
 
 @fault("D04", "data/no-targets", "tokens/no-targets", "training/no-targets", settings=ONE)

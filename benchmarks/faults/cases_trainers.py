@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.faults import ground
 from benchmarks.faults.cases import SECOND, SOME, fault
-from benchmarks.faults.place import Place, Said
+from benchmarks.faults.place import Place, Said, in_force, read_adapter, same_tensors, untrained
 
 ROWS = 64  # enough to learn from, and quick
 
@@ -130,7 +130,9 @@ def frozen_in_a_trainer(place: Place) -> Said:
 
     model = PeftModel.from_pretrained(place.model(), place.healthy / "adapter")
     model.enable_input_require_grads()
-    return place.evaluate(with_trainer(place, "adapter", model=model, num_train_epochs=1))
+    adapter = with_trainer(place, "adapter", model=model, num_train_epochs=1)
+    in_force(same_tensors(read_adapter(place.healthy / "adapter"), read_adapter(adapter)), "the frozen adapter was trained")
+    return place.evaluate(adapter)
 
 
 @fault("D01", "B07", settings=SECOND)  # from the file alone zeros throughout are those of a fresh adapter
@@ -141,7 +143,10 @@ def checkpointing_beside_a_trained_head(place: Place) -> Said:
     config = LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], modules_to_save=["lm_head"], task_type="CAUSAL_LM")
     model = get_peft_model(place.model(), config)
     model.get_base_model().gradient_checkpointing_enable({"use_reentrant": True})
-    return place.evaluate(with_trainer(place, "adapter", model=model, num_train_epochs=1))
+    model.get_base_model().disable_input_require_grads()  # transformers 5 enables them by itself; before, the user had to
+    adapter = with_trainer(place, "adapter", model=model, num_train_epochs=1)
+    in_force(untrained(adapter) == 1, "gradients reached the checkpointed layers")
+    return place.evaluate(adapter)
 
 
 @fault("D05", settings=SECOND)

@@ -25,6 +25,7 @@ PARTS = (DEVELOPMENT, HELD_OUT)
 
 def markdown(results: Sequence[Result], mended: Sequence[Mended], planned: int | None = None) -> str:
     """All tables; `planned` is the number of runs of the whole benchmark, said where fewer were made."""
+    absent, results = [r for r in results if not r.in_force], [r for r in results if r.in_force]
     faults, healthy = scoring.faults(results), scoring.healthy(results)
     crashed = [r for r in results if r.crash]
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft"))
@@ -34,10 +35,12 @@ def markdown(results: Sequence[Result], mended: Sequence[Mended], planned: int |
         f"runs ({len({r.case for r in healthy})} kinds); {platform.machine()}, one thread, {minutes:.0f} minutes; {packages}. "
         f"{len(crashed)} runs ended without an answer. Intervals are 95 %, Clopper and Pearson."
     )
-    if planned is not None and planned > len(results):
-        head += (
-            f" **Not all of it:** {len(results)} of {planned} planned runs, on {', '.join(sorted({r.setting for r in results}))}."
-        )
+    run = len(results) + len(absent)
+    if planned is not None and planned > run:
+        head += f" **Not all of it:** {run} of {planned} planned runs, on {', '.join(sorted({r.setting for r in results}))}."
+    if absent:
+        cases = ", ".join(f"{r.case} on {r.setting}" for r in absent)
+        head += f" {len(absent)} more count nowhere, since what they mean to put in was not there: {cases}."
     parts = [
         head,
         _acceptance(results),

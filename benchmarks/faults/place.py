@@ -190,15 +190,49 @@ def _found(findings: Any) -> Said:
     )
 
 
+# ---- is it there? ----
+
+
+class NotInForce(Exception):
+    """What a case meant to put in is not there: the case is one of no fault, and counts nowhere."""
+
+
+def in_force(there: bool, what: str) -> None:
+    """Raise NotInForce(`what`) unless the fault is there."""
+    if not there:
+        raise NotInForce(what)
+
+
+def same_tensors(first: Tensors, second: Tensors) -> bool:
+    import torch
+
+    return first.keys() == second.keys() and all(
+        t.dtype == second[name].dtype and torch.equal(t, second[name]) for name, t in first.items()
+    )
+
+
+def read_adapter(adapter: Path) -> Tensors:
+    from safetensors.torch import load_file
+
+    return load_file(adapter / "adapter_model.safetensors")
+
+
+def untrained(adapter: Path) -> float:
+    """The share of an adapter's lora_B that are zero, as at the start."""
+    zeros = [not t.any() for name, t in read_adapter(adapter).items() if "lora_B" in name]
+    return sum(map(bool, zeros)) / len(zeros)
+
+
 # ---- spoiling files ----
 
 
 def edit_tensors(adapter: Path, change: Callable[[Tensors], Tensors]) -> Path:
     """Rewrite adapter_model.safetensors."""
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
-    path = adapter / "adapter_model.safetensors"
-    save_file({name: t.contiguous() for name, t in change(load_file(path)).items()}, path, metadata={"format": "pt"})
+    changed = {name: t.contiguous() for name, t in change(read_adapter(adapter)).items()}
+    in_force(not same_tensors(changed, read_adapter(adapter)), "the edit of the adapter's tensors changed none")
+    save_file(changed, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
     return adapter
 
 
@@ -209,8 +243,10 @@ def rename_keys(adapter: Path, change: Callable[[str], str]) -> Path:
 def edit_config(adapter: Path, **changes: Any) -> Path:
     """Rewrite adapter_config.json; a value of `...` takes the key out."""
     path = adapter / "adapter_config.json"
-    config = {**json.loads(path.read_text(encoding="utf-8")), **changes}
-    path.write_text(json.dumps({k: v for k, v in config.items() if v is not ...}), encoding="utf-8")
+    before = json.loads(path.read_text(encoding="utf-8"))
+    after = {k: v for k, v in {**before, **changes}.items() if v is not ...}
+    in_force(after != before, "the edit of adapter_config.json changed nothing")
+    path.write_text(json.dumps(after), encoding="utf-8")
     return adapter
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.faults.cases import Case
 from benchmarks.faults.ground import Setting
-from benchmarks.faults.place import Place
+from benchmarks.faults.place import NotInForce, Place
 from galvan.rundir import read_json, write_json
 
 NO_END = "the process ended without a result"
@@ -48,6 +48,11 @@ class Result:
     @property
     def is_healthy(self) -> bool:
         return not self.accept
+
+    @property
+    def in_force(self) -> bool:
+        """False if what the case meant to put in was not there."""
+        return self.crash is None or NotInForce.__name__ not in self.crash.strip().splitlines()[-1]
 
 
 def import_everything() -> None:
