@@ -14,12 +14,12 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
     "small-gain": ("A real gain that is small.", {"training.learning_rate": 2e-3, "training.epochs": 2.0}),
     "linear": ("A learning rate that falls in a line.", {"training.schedule": "linear"}),
     "constant": ("A learning rate that does not fall.", {"training.schedule": "constant", "training.learning_rate": 5e-3}),
-    "one-epoch": ("One epoch.", {"training.epochs": 1.0, "training.learning_rate": 0.007}),
+    "one-epoch": ("One epoch.", {"training.epochs": 1.0, "training.learning_rate": 0.02 / 3}),
     "rank-1": ("Rank 1.", {"training.lora.rank": 1, "training.lora.alpha": 2.0}),
     "attention-only": ("Only q and v are adapted.", {"training.lora.targets": ["q_proj", "v_proj"], "training.learning_rate": 0.02}),
     "full": ("Every weight is trained.", {"training.method": "full", "training.learning_rate": 2e-3}),
     "packed": ("Documents are packed.", {"training.packing": True}),
-    "accumulated": ("Two passes a step.", {"training.accumulation": 2, "training.learning_rate": 0.007}),
+    "accumulated": ("Two passes a step.", {"training.accumulation": 2, "training.learning_rate": 0.02 / 3}),
     "decay": ("Weight decay.", {"training.weight_decay": 0.1}),
 }  # fmt: skip
 
