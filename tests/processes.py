@@ -47,10 +47,10 @@ class Running:
             self.process.start()
 
     def wait(self) -> Done:
-        self.process.join(120)
+        self.process.join(600)
         if self.process.is_alive():
             self.process.kill()
-            raise AssertionError(f"still running after two minutes: {self._read()}")
+            raise AssertionError(f"still running after ten minutes: {self._read()}")
         out, err = self._read()
         return Done(int(self.process.exitcode or 0), out, err)
 

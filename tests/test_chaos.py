@@ -9,7 +9,7 @@ import pytest
 from benchmarks.chaos import corruption, shim, trials
 from benchmarks.chaos.shim import Call
 from benchmarks.chaos.trials import Ground, damage, unsynced
-from benchmarks.chaos.verbs import VERBS, make_ground
+from benchmarks.chaos.verbs import VERBS, add_weak, make_ground
 from benchmarks.chaos.votes import Votes
 
 pytestmark = pytest.mark.skipif(shim.missing() is not None, reason=str(shim.missing()))
@@ -34,6 +34,8 @@ def test_a_command_survives_faults_in_its_writes(verb: str, origin: Path, tmp_pa
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_command_survives_more_faults(verb: str, origin: Path, tmp_path: Path) -> None:
+    if verb == "improve":
+        add_weak(origin)
     ground, rng = Ground(VERBS[verb], origin, tmp_path), random.Random(4)
     for kind in SLICE:
         for number in trials.numbers(len(ground.can(kind)), 4, rng):
@@ -45,12 +47,23 @@ def test_votes_survive_faults_in_their_writes(origin: Path, tmp_path: Path) -> N
     for kind in SLICE:
         for number in trials.numbers(len(votes.can(kind)), 5, rng):
             assert votes.trial(kind, number).problems == (), (kind, number)
+    for _ in range(5):
+        assert (trial := votes.instant(rng.random())).problems == (), trial
 
 
 def test_damaged_files_are_named_or_harmless(origin: Path, tmp_path: Path) -> None:
     quick = {"report", "votes", "base", "adapter", "recipe"}
     done = list(corruption.trials(origin, tmp_path, 12, random.Random(6), quick))
     assert {trial.verb for trial in done} == quick and [trial for trial in done if trial.problems] == []
+
+
+def test_every_checkpoint_of_training_is_among_the_writes_that_are_killed(origin: Path, tmp_path: Path) -> None:
+    """Six steps, a checkpoint each: its two files are opened, filled, synced and named, so that each step gives several kills."""
+    calls = Ground(VERBS["train"], origin, tmp_path).can("kill")
+    killed = [calls[number - 1] for number in trials.in_checkpoints(calls)]
+    named = {Path(call.to).name for call in killed if call.name == "rename"}
+    assert {f"step-{step:08d}.json" for step in range(1, 7)} <= named
+    assert {call.name for call in killed} >= {"open", "write", "fsync", "rename"}
 
 
 # ---- the campaign itself sees what it looks for ----
@@ -70,9 +83,11 @@ def test_a_file_that_is_half_written_under_its_final_name_is_seen(tmp_path: Path
 
 def test_a_name_given_before_the_content_is_synced_is_seen() -> None:
     write, sync = Call("write", "/w/.a.part", "#1"), Call("fsync", "/w/.a.part", "#1")
-    name = Call("rename", "/w/.a.part", "/w/a")
+    name = Call("rename", "/w/.a.part", "/w/a", "#1")
     assert unsynced([write, sync, name]) == []
     assert unsynced([write, name]) == unsynced([write, sync, write, name]) == ["/w/.a.part as /w/a"]
+    other = Call("write", "/w/.tmp", "#3")  # what safetensors puts in the place of a file that it is given, unseen
+    assert unsynced([other, sync, name._replace(number="#3")]) == ["/w/.tmp as /w/a"]
     inside, folder = Call("write", "/w/.d.part/.tmp", "#2"), Call("rename", "/w/.d.part", "/w/d")
     assert unsynced([inside, Call("fsync", "/w/.d.part/a", "#2"), folder]) == []  # the same file, whose name was changed unseen
     assert unsynced([inside, folder]) == ["/w/.d.part/.tmp as /w/d"]

@@ -23,7 +23,9 @@ from galvan.recipe import Recipe
 from galvan.rundir import (
     Document,
     Stage,
+    alone,
     atomic,
+    atomic_path,
     fingerprint,
     read_documents,
     read_json,
@@ -285,3 +287,32 @@ def test_a_marker_that_cannot_be_withdrawn_is_one_sentence(tmp_path: Path) -> No
     with pytest.raises(ResourceError) as caught:
         stage.begin()
     assert caught.value.code == "disk/unwritable"
+
+
+def test_what_is_put_in_the_place_of_the_temporary_file_is_what_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As safetensors does: it writes a file of its own and renames it."""
+    synced, sync = set(), os.fsync
+
+    def noted(file: int) -> None:
+        synced.add(os.fstat(file).st_ino)
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    with atomic_path(tmp_path / "a") as temporary:
+        other = tmp_path / ".tmpAbc123"
+        other.write_bytes(b"whole")
+        other.chmod(0o600)
+        other.replace(temporary)
+    found = (tmp_path / "a").stat()
+    assert found.st_ino in synced and found.st_mode & 0o777 == 0o644
+    assert held(tmp_path) == {"a": b"whole"}
+
+
+def test_what_a_killed_process_was_writing_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "inner").mkdir()
+    for name in (".a.json.x1.part", "work/.tmpAbc123", "inner/.lock", "inner/.tmpAbc123", "work/.tmp", "work/step.json"):
+        (tmp_path / name).write_bytes(b"")
+    with alone(tmp_path):
+        left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {".lock", "inner/.lock", "inner/.tmpAbc123", "work/.tmp", "work/step.json"}

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-from benchmarks.chaos.trials import ENDED, Trial
-from benchmarks.chaos.verbs import RUN, TINY, VERBS
+from benchmarks.chaos.trials import Trial
+from benchmarks.chaos.verbs import ENDED, RUN, TINY, VERBS
 from galvan import recipe as recipes
 from galvan.errors import GalvanError
 from processes import galvan

@@ -33,8 +33,10 @@ void chaos_arm(const char *folder, int fault, int of, long number, const char *l
 }
 
 static void say(const char *call, const char *path, const char *to) {
-  char line[2 * PATH_MAX + 64];
-  int n = snprintf(line, sizeof line, "%s\t%s\t%s\n", call, path, to);
+  char line[2 * PATH_MAX + 96];
+  struct stat found;
+  unsigned long number = lstat(path, &found) ? 0UL : (unsigned long)found.st_ino;
+  int n = snprintf(line, sizeof line, "%s\t%s\t%s\t#%lu\n", call, path, to, number);
   syscall(SYS_write, log_file, line, n < (int)sizeof line ? n : (int)sizeof line);
 }
 

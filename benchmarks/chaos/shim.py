@@ -24,11 +24,13 @@ KINDS = {  # what the call gets, and which calls can get it: an open file may be
 
 
 class Call(NamedTuple):
-    """One call that wrote below the folder: `name` is libc's, `to` the new name where it gives one, or the number of the file."""
+    """One call that wrote below the folder: `name` is libc's, `to` the new name where it gives one, or the number of the file that is open;
+    `number` that of the file which has the name `path`."""
 
     name: str
     path: str
     to: str
+    number: str = "#0"
 
     def can(self, kind: str) -> bool:
         of = {"unlink": _GONE, "unlinkat": _GONE, "rmdir": _GONE}.get(self.name)

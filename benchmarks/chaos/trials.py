@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,12 +17,12 @@ import pyarrow.parquet as pq
 import yaml
 
 from benchmarks.chaos.shim import Call, Fault
-from benchmarks.chaos.verbs import RUN, Verb
+from benchmarks.chaos.verbs import ENDED, Verb
 from galvan.errors import GalvanError
 from galvan.models import safetensors_header
+from galvan.rundir import LITTER
 from processes import Done, Running, galvan
 
-ENDED = (0, 1, 6)
 CODES = {"ENOSPC": "disk/full", "EIO": "disk/unwritable", "EACCES": "disk/unwritable"}
 
 
@@ -47,9 +48,10 @@ class Ground:
         place = self.fresh()
         self._log = self.scratch / "calls"
         self._log.unlink(missing_ok=True)
-        counting = Fault(place, "count", 0, self._log)
+        counting, begun = Fault(place, "count", 0, self._log), time.monotonic()
         done = galvan(*self.verb.command, cwd=place, first=counting.arm)
         assert done.code in ENDED, done.err
+        self.seconds = time.monotonic() - begun
         self.calls = counting.calls()
         self.expected = self.verb.results(place)
         assert self.expected
@@ -79,9 +81,9 @@ class Ground:
         problems = [*self._ending(kind, done), *self._left(kind, place), *self._going_on(place)]
         return Trial(self.verb.name, kind, f"call {number}, {said}", tuple(problems))
 
-    def instant(self, seconds: float) -> Trial:
-        """SIGKILL so long after the start."""
-        place = self.fresh()
+    def instant(self, share: float) -> Trial:
+        """SIGKILL after that share of the time that it takes undisturbed."""
+        place, seconds = self.fresh(), share * self.seconds
         done = Running(*self.verb.command, cwd=place).when(lambda: True, signal.SIGKILL, seconds)
         problems = [*self._ending("kill", done), *self._left("kill", place), *self._going_on(place)]
         return Trial(self.verb.name, "instant", f"after {seconds:.2f} s", tuple(problems))
@@ -105,21 +107,32 @@ class Ground:
             hidden = any(part.startswith(".") for part in path.relative_to(place).parts)
             if not hidden and (reason := damage(path)):
                 yield f"{path.relative_to(place)}: {reason}"
-            if hidden and path.suffix == ".part" and kind == "ENOSPC":
+            if hidden and any(path.match(pattern) for pattern in LITTER) and kind == "ENOSPC":
                 yield f"{path.relative_to(place)} was left behind"
 
     def _going_on(self, place: Path) -> Iterator[str]:
-        newest = max((int(p.stem.removeprefix("step-")) for p in place.glob(f"{RUN}/work/step-*.json")), default=0)
-        at_end = (place / RUN / "stages" / "train.json").exists()
+        newest = _half_trained(place)
         done = galvan(*self.verb.command, cwd=place)
         if done.code not in ENDED or "Traceback" in done.err:
             yield f"does not go on: {done.code}: {done.err[-600:]}"
             return
-        if newest and not at_end and f"Training goes on at step {newest} of " not in done.err:
+        if newest and f"Training goes on at step {newest} of " not in done.err:
             yield f"did not go on at step {newest}, the last one saved"
         found = self.verb.results(place)
         yield from (f"{name} differs from the undisturbed one" for name in self.expected if found.get(name) != self.expected[name])
-        yield from (f"{path.relative_to(place)} is litter" for path in place.rglob(".*.part"))
+        yield from (f"{path.relative_to(place)} is litter" for pattern in LITTER for path in place.rglob(pattern))
+
+
+def _half_trained(place: Path) -> int:
+    """The newest step that was saved of the run whose training did not come to its end; 0 where there is none."""
+    runs = {path.parent.parent for path in place.rglob("work/step-*.json")}
+    steps = [
+        int(path.stem.removeprefix("step-"))
+        for run in runs
+        for path in run.glob("work/step-*.json")
+        if not (run / "stages" / "train.json").exists()
+    ]
+    return max(steps, default=0)
 
 
 def damage(path: Path) -> str | None:
@@ -163,8 +176,13 @@ def unsynced(calls: Sequence[Call]) -> list[str]:
         elif call.name.startswith("unlink"):
             dirty = {number: path for number, path in dirty.items() if path != call.path}
         elif call.name.startswith("rename"):
-            found += [f"{path} as {call.to}" for path in dirty.values() if path == call.path or path.startswith(call.path + "/")]
+            found += [f"{path} as {call.to}" for n, path in dirty.items() if n == call.number or path.startswith(call.path + "/")]
     return found
+
+
+def in_checkpoints(calls: Sequence[Call]) -> list[int]:
+    """Which of them, counted from 1, write a checkpoint of training."""
+    return [n for n, call in enumerate(calls, 1) if Path(call.path).parent.name == "work"]
 
 
 def numbers(count: int, wanted: int | None, rng: random.Random) -> list[int]:

@@ -6,6 +6,7 @@ import os
 import shutil
 import sqlite3
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -23,7 +24,7 @@ class Votes:
     def __init__(self, origin: Path, scratch: Path) -> None:
         self._origin, self._scratch = origin, scratch
         self._acks, self._log = scratch / "acks", scratch / "calls"
-        fault = self._befalls("count", 0)
+        fault, self.seconds = self._befalls("count", 0), time.monotonic() - self._begun
         self.calls, self.total = fault.calls(), len(self._acknowledged())
         assert self.total
 
@@ -34,7 +35,13 @@ class Votes:
         self._befalls(kind, number)
         return Trial("votes", kind, f"call {number}", tuple(self._problems()))
 
-    def _befalls(self, kind: str, number: int) -> Fault:
+    def instant(self, share: float) -> Trial:
+        """SIGKILL after that share of the time that it takes undisturbed."""
+        self._befalls("count", 0, share * self.seconds)
+        return Trial("votes", "instant", f"after {share * self.seconds:.3f} s", tuple(self._problems()))
+
+    def _befalls(self, kind: str, number: int, killed_after: float | None = None) -> Fault:
+        """A process with that fault; `killed_after` so many seconds of voting."""
         place = self._scratch / "w"
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(self._origin, place)
@@ -44,7 +51,12 @@ class Votes:
         process = CONTEXT.Process(target=_vote, args=(place / RUN, self._acks, fault))
         with preloaded():
             process.start()
-        process.join(60)
+        while process.is_alive() and not self._acks.exists():
+            time.sleep(0.001)
+        self._begun = time.monotonic()
+        process.join(60 if killed_after is None else killed_after)
+        process.kill()
+        process.join()
         return fault
 
     def _acknowledged(self) -> list[str]:

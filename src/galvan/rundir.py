@@ -31,6 +31,7 @@ from galvan.payload import Payload
 from galvan.text import json_shown, shown
 
 SCHEMA_VERSION = 1
+LITTER = (".*.part", ".tmp??????")  # what is being written: ours, and safetensors' own
 _LEFT_OUT = {"left out of JSON if None": True}
 
 
@@ -73,12 +74,11 @@ def atomic_path(path: Path, n_bytes: int | None = None) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        try:
-            yield Path(temporary)
-            os.fchmod(descriptor, 0o644)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        os.close(descriptor)
+        yield Path(temporary)
+        with Path(temporary).open("rb") as whole:  # anew: safetensors puts another file in the place of the one that was made
+            os.fchmod(whole.fileno(), 0o644)
+            os.fsync(whole.fileno())
         Path(temporary).replace(path)
         temporary = ""
         _sync_folder(path.parent)
@@ -192,7 +192,7 @@ def alone(folder: Path, wait: bool = False) -> Iterator[None]:
 def _clear_litter(folder: Path) -> None:
     """Remove what a killed process was writing anywhere below `folder`, but in runs inside it, which have a lock of their own."""
     with writing(folder):
-        for litter in list(folder.rglob(".*.part")):
+        for litter in [path for pattern in LITTER for path in folder.rglob(pattern)]:
             if any((folder / inner / ".lock").exists() for inner in litter.relative_to(folder).parents[:-1]):
                 continue
             if litter.is_dir():

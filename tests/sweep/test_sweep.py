@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -14,7 +15,7 @@ from galvan.rundir import read_json
 from galvan.story import Story
 from galvan.sweep import driver
 from galvan.sweep.driver import Swept, sweep
-from galvan.sweep.study import Study
+from galvan.sweep.study import Study, Told
 from galvan.sweep.trial import PRUNED, Pruner
 from models_for_tests import letters
 
@@ -176,3 +177,32 @@ def test_tpe_chooses_points_by_those_before_and_keeps_to_its_number(tmp_path: Pa
         study.tell(one, (np.log10(rate) + 3) ** 2)
     assert len(seen) == 25
     assert np.mean(np.abs(np.log10(seen[15:]) + 3)) < np.mean(np.abs(np.log10(seen[:10]) + 3))
+
+
+def to_the_end(folder: Path, search: Any) -> list[Told]:
+    """A study as `sweep` drives it, whose trials take no time."""
+    from galvan.sweep.space import dimensions, grid_points
+
+    grid = search == "grid"
+    dims = dimensions(["training.learning_rate=" + ("1e-4,1e-3,1e-2" if grid else "1e-5..1e-2:log")], Recipe())
+    study = Study(folder, "same", dims, search, 3, None, False)
+    study.enqueue(grid_points(dims) if grid else [])
+    study.revive()
+    while (one := study.ask(3)) is not None:
+        study.tell(one, -float(one.point["training.learning_rate"]))
+    done = [t.user_attrs["name"] for t in study.study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))]
+    assert sorted(done) == ["000", "001", "002"], "each once, in the study too"
+    return study.told()
+
+
+@pytest.mark.parametrize("every", [9, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("search", ["grid", "tpe"])
+def test_a_journal_that_ends_anywhere_goes_on_to_the_same_trials(search: str, every: int, tmp_path: Path) -> None:
+    undisturbed = to_the_end(tmp_path / "whole", search)
+    content = (tmp_path / "whole" / "study.journal").read_bytes()
+    ends = {n + 1 for n, byte in enumerate(content) if byte == ord("\n")} | set(range(0, len(content), 97))
+    for end in sorted(ends)[::every]:
+        folder = tmp_path / str(end)
+        folder.mkdir()
+        (folder / "study.journal").write_bytes(content[:end])  # a process was killed when it had written so much
+        assert to_the_end(folder, search) == undisturbed, content[max(0, end - 200) : end]

@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from galvan.errors import RecipeError, ResourceError
+from galvan.errors import GalvanError, RecipeError, ResourceError
 from galvan.recipe import plain_yaml, values_of
+from galvan.rundir import cannot_write, writing
 from galvan.sweep.space import Dimension, Point
 from galvan.text import shown
 
 try:
     import optuna
-    from optuna.storages.journal import JournalFileBackend
+    from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 except ModuleNotFoundError:
     raise RecipeError("sweep/missing", "galvan sweep needs optuna; install it with: pip install 'galvan[sweep]'.") from None
 
@@ -63,11 +64,10 @@ class Study:
     def __init__(
         self, folder: Path, identity: str, dims: Sequence[Dimension], search: Search, seed: int, storage: str | None, prune: bool
     ) -> None:
-        self.dims, self.search, self.prune = dims, search, prune
+        self.dims, self.search, self.prune, self.seed = dims, search, prune, seed
         self.shared = storage is not None
-        sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True)
         pruner = optuna.pruners.WilcoxonPruner(p_threshold=0.05, n_startup_steps=8) if prune else optuna.pruners.NopPruner()
-        self.study = _opened(folder, storage, f"galvan-{identity[:16]}", sampler, pruner)
+        self.study = _opened(folder, storage, f"galvan-{identity[:16]}", pruner)
 
     def enqueue(self, points: Sequence[Mapping[str, Any]]) -> None:
         """Queue every point that is not known yet; two workers that do so at once queue some twice, and `ask` passes over the second."""
@@ -77,25 +77,30 @@ class Study:
                 self.study.enqueue_trial({option: stored(value) for option, value in point.items()}, user_attrs={NAME: name})
 
     def revive(self) -> None:
-        """In a journal every running trial died with its worker, because one process at a time has the folder: it waits again."""
+        """In a journal every running trial died with its worker, because one process at a time has the folder: it waits again.
+
+        It is queued before it is given up: a worker killed between the two leaves it twice, which `ask` passes over, and not never.
+        """
         retry = optuna.storages.RetryHeartbeatStaleTrialCallback()
         for trial in [] if self.shared else self.study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
-            self.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
             retry(self.study, trial)
+            self.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
 
     def ask(self, most: int) -> Asked | None:
         """The next trial to run, or None where none waits and, in a search without an end of its own, `most` are done or under way."""
         while True:
             if self.shared:
                 optuna.storages.fail_stale_trials(self.study)
-            known = {one.name for one in self.told()} | {t.user_attrs.get(NAME) for t in self._trials(ALIVE)}
+            begun = {one.name for one in self.told()} | self._names({optuna.trial.TrialState.RUNNING})
+            known = begun | self._names({optuna.trial.TrialState.WAITING})
             if not self._trials({optuna.trial.TrialState.WAITING}) and (self.search != "tpe" or len(known) >= most):
                 return None
+            self.study.sampler = _sampler(self.seed, len(begun))
             trial = self.study.ask({d.option: distribution(d) for d in self.dims})
             point = {option: _read(choice) for option, choice in trial.params.items()}
             name = trial.user_attrs.get(NAME)
-            if name is None:
-                name = f"{trial.number:03d}"
+            if name is None:  # Optuna's number counts a trial again that died; only workers that ask at once need it
+                name = f"{trial.number if self.shared else len(begun):03d}"
                 trial.set_user_attr(NAME, name)
             if not self._run_elsewhere(trial, name):
                 return Asked(name, point, trial)
@@ -103,6 +108,9 @@ class Study:
 
     def _trials(self, states: set[Any]) -> list[Any]:
         return list(self.study.get_trials(deepcopy=False, states=tuple(states)))
+
+    def _names(self, states: set[Any]) -> set[str | None]:
+        return {trial.user_attrs.get(NAME) for trial in self._trials(states)}
 
     def _run_elsewhere(self, trial: Any, name: str) -> bool:
         """True if another trial of this name is done, or runs and came first: two workers queued the same point."""
@@ -154,27 +162,63 @@ class Study:
 
 
 FINISHED = {optuna.trial.TrialState.COMPLETE}
-ALIVE = {optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.WAITING}
 
 
-def _opened(folder: Path, storage: str | None, name: str, sampler: Any, pruner: Any, tries: int = TRIES_TO_OPEN) -> Any:
+def _sampler(seed: int, number: int) -> Any:
+    """TPE with random numbers of its own for each trial: a sweep that goes on proposes what it would have proposed undisturbed."""
+    return optuna.samplers.TPESampler(seed=(seed + 1_000_003 * number) % 2**32, multivariate=True)
+
+
+class _NoLock(JournalFileSymlinkLock):
+    """The folder's own lock keeps other processes out; a lock file of Optuna's would outlive a killed process and hold up the next one."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+
+class _Journal(JournalFileBackend):
+    """Optuna's journal; a line that a killed process wrote half is cut off, where Optuna would add to it and never read the file again."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with writing(path), path.open("a+b") as stream:
+            stream.seek(0)
+            content = stream.read()
+            if content and not content.endswith(b"\n"):
+                stream.truncate(content.rfind(b"\n") + 1)
+        super().__init__(str(path), _NoLock(str(path)))
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        try:
+            super().append_logs(logs)
+        except OSError as error:
+            raise cannot_write(self._path, error, written=self._path.stat().st_size) from None
+
+
+def _opened(folder: Path, storage: str | None, name: str, pruner: Any, tries: int = TRIES_TO_OPEN) -> Any:
     """The study, made where it is not there; of two workers that make a database's tables at once one fails, and then finds them."""
     try:
         return optuna.create_study(
-            storage=_storage(folder, storage), study_name=name, sampler=sampler, pruner=pruner, load_if_exists=True, direction="minimize"
-        )  # fmt: skip
+            storage=_storage(folder, storage), study_name=name, pruner=pruner, load_if_exists=True, direction="minimize"
+        )
+    except GalvanError:
+        raise
     except Exception as error:  # a database's own errors, of whatever driver
         if tries > 1 and storage is not None:
             time.sleep(1)
-            return _opened(folder, storage, name, sampler, pruner, tries - 1)
-        where, said = "the journal" if storage is None else "--storage", shown(str(error).splitlines()[0], 200)
+            return _opened(folder, storage, name, pruner, tries - 1)
+        where = shown(str(folder / JOURNAL)) if storage is None else "--storage"
+        said = shown((str(error).splitlines() or [type(error).__name__])[0], 200)
         raise ResourceError("sweep/storage", f"{where}: the study cannot be opened: {said}.") from None
 
 
 def _storage(folder: Path, url: str | None) -> Any:
     if url is None:
         folder.mkdir(parents=True, exist_ok=True)
-        return optuna.storages.JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+        return optuna.storages.JournalStorage(_Journal(folder / JOURNAL))
     retry = optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=MOST_TRIES)
     return optuna.storages.RDBStorage(url, heartbeat_interval=HEARTBEAT, grace_period=GRACE, heartbeat_stale_trial_callback=retry)
 
