@@ -91,6 +91,8 @@ def test_a_name_given_before_the_content_is_synced_is_seen() -> None:
     inside, folder = Call("write", "/w/.d.part/.tmp", "#2"), Call("rename", "/w/.d.part", "/w/d")
     assert unsynced([inside, Call("fsync", "/w/.d.part/a", "#2"), folder]) == []  # the same file, whose name was changed unseen
     assert unsynced([inside, folder]) == ["/w/.d.part/.tmp as /w/d"]
+    copied, mended = Call("sendfile", "/w/.d.part/a", "#4"), Call("rename", "/w/.d.part/.a.part", "/w/.d.part/a", "#5")
+    assert unsynced([copied, mended, folder]) == []  # what was replaced needs no syncing
 
 
 def test_a_command_that_ignores_a_failed_write_does_not_survive(

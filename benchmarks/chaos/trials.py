@@ -177,6 +177,7 @@ def unsynced(calls: Sequence[Call]) -> list[str]:
             dirty = {number: path for number, path in dirty.items() if path != call.path}
         elif call.name.startswith("rename"):
             found += [f"{path} as {call.to}" for n, path in dirty.items() if n == call.number or path.startswith(call.path + "/")]
+            dirty = {n: path for n, path in dirty.items() if path != call.to}  # what had that name is gone
     return found
 
 
