@@ -41,7 +41,7 @@ bench: $(VENV)/dev ## Measure speed beside TRL and lm-eval, in one run.
 bench-faults: $(VENV)/dev ## Put faults into small runs and count what is named: an hour or two, goes on where it stopped.
 	$(BIN)/python -m benchmarks.faults --full
 
-chaos: $(VENV)/dev ## Kill commands, fail disks and damage files, and count what survives: about an hour (ARGS=--all: every call and region, hours).
+chaos: $(VENV)/dev ## Kill commands, fail disks and damage files, and count what survives: an hour or two (ARGS=--all: every call and region, hours).
 	$(BIN)/python -m benchmarks.chaos $(ARGS)
 
 $(VENV)/fuzz: $(VENV)/dev
@@ -51,10 +51,10 @@ $(VENV)/fuzz: $(VENV)/dev
 fuzz: $(VENV)/fuzz ## Fuzz every reader with libFuzzer (atheris) for an hour.
 	$(BIN)/python -m benchmarks.fuzz $(ARGS)
 
-mutants: $(VENV)/dev ## Change statistics, scoring and integrity at drawn places and count what their tests see: an hour.
+mutants: $(VENV)/dev ## Change statistics, scoring and integrity at drawn places and count what their tests see: hours.
 	$(BIN)/python -m benchmarks.mutants --write $(ARGS)
 
-load: $(VENV)/dev ## 200 raters, 1,000 adapters, 60 runs in one process, 1,000,000 documents: a quarter of an hour.
+load: $(VENV)/dev ## 200 raters, 1,000 adapters, 60 runs in one process, 1,000,000 documents: hours on two cores.
 	$(BIN)/python -m benchmarks.load $(ARGS)
 
 sbom: $(VENV)/core ## Write sbom.json: every installed package with version and licence (CycloneDX).

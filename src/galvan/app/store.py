@@ -1,7 +1,7 @@
 """ratings.sqlite: the pairs that are shown, and every vote. A vote that was answered is on the disk (WAL, synchronous FULL).
 
-Votes are never deleted: one that was undone keeps its row. Every vote and all pairs have a checksum, for SQLite has none. A rater who has looked at the result votes no more, because the result
-after one more vote would tell which side that vote went to.
+Votes are never deleted: one that was undone keeps its row. Every vote and all pairs have a checksum, for SQLite has none. A rater who
+has looked at the result votes no more, because the result after one more vote would tell which side that vote went to.
 """
 
 from __future__ import annotations
