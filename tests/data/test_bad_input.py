@@ -223,6 +223,26 @@ def test_a_file_that_unpacks_without_end_is_refused(suffix: str, tmp_path: Path)
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("a.json", "data/nul"), ("a.txt", "data/nul"), ("a.csv", "data/row-too-long"), ("a.jsonl", "data/row-too-long")],
+)
+def test_a_terabyte_of_nothing_is_refused_before_it_is_read(name: str, code: str, tmp_path: Path) -> None:
+    (tmp_path / name).touch()
+    os.truncate(tmp_path / name, 1 << 40)
+    assert refused(tmp_path / name)[0] == code
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.txt"])
+def test_a_file_that_is_read_whole_has_a_largest_size(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("galvan.data.files.LARGEST_WHOLE", 1000)
+    (tmp_path / name).write_text("word\n" * 201)
+    assert refused(tmp_path / name) == (
+        "data/too-large",
+        f"{name}: longer than 1,000 characters, and such a file is read whole; save it as JSON Lines, which is not.",
+    )
+
+
 @pytest.mark.parametrize("column", ["text", "messages"])
 def test_a_parquet_whose_dictionary_holds_one_long_value_for_every_row_is_refused_before_it_is_unpacked(
     column: str, tmp_path: Path

@@ -19,6 +19,7 @@ from galvan.errors import DataError
 PACKED = (".gz", ".zst")
 EXPANSION = 200  # times; text packs 3 to 10 times, repeated lines 100 times
 _PIECE = 1 << 16  # bytes
+LARGEST_WHOLE = 4_000_000_000  # characters of a json or txt file
 SMALL_BYTES = 100_000_000  # so much may come out of any file
 
 
@@ -180,13 +181,19 @@ def _one_by_one(found: list[bytes], name: str, before: int) -> Iterator[list[str
 
 
 def whole(path: Path, name: str) -> str:
-    """The file's text with Unix line ends; a byte order mark is left out."""
+    """The file's text with Unix line ends; a byte order mark is left out. DataError beyond LARGEST_WHOLE characters."""
+    pieces, length, lines = list[str](), 0, 1
     with reading(path, name), open_bytes(path) as raw, io.TextIOWrapper(raw, "utf-8-sig") as stream:
-        text = stream.read()
-    nul = text.find("\0")
-    if nul >= 0:
-        raise _nul(name, text.count("\n", 0, nul) + 1)
-    return text
+        while piece := stream.read(1 << 20):
+            nul = piece.find("\0")
+            if nul >= 0:
+                raise _nul(name, lines + piece.count("\n", 0, nul))
+            length += len(piece)
+            if length > LARGEST_WHOLE:
+                raise DataError("data/too-large", f"{name}: longer than {LARGEST_WHOLE:,} characters, and such a file is read whole; save it as JSON Lines, which is not.")  # fmt: skip
+            lines += piece.count("\n")
+            pieces.append(piece)
+    return "".join(pieces)
 
 
 def _nul(name: str, line: int) -> DataError:
