@@ -18,6 +18,7 @@ import importlib.util
 import json
 import os
 import random
+import resource
 import signal
 import sys
 import tempfile
@@ -259,14 +260,17 @@ def map_tests(tests: Sequence[Path], watched: Sequence[Path], jobs: int) -> Map:
 
 
 def forked(work: dict[T, Callable[[], int]], limits: dict[T, float], jobs: int) -> Iterator[tuple[T, int | None]]:
-    """Each piece of work in a process of its own, `jobs` at a time: its exit code, or None where it had to be ended after its limit in seconds."""
+    """Each piece of work in a process of its own, `jobs` at a time: its exit code, or None where it had to be ended.
+
+    Limits are seconds of processor time, which a busy machine does not use up; one that waits for ever is ended after twenty times that.
+    """
     waiting, running = list(work), dict[int, tuple[T, float]]()
     while waiting or running:
         while waiting and len(running) < jobs:
             begun = waiting.pop(0)
             if not (child := os.fork()):
-                _end_with(work[begun])
-            running[child] = begun, time.monotonic() + limits[begun]
+                _end_with(work[begun], int(limits[begun]))
+            running[child] = begun, time.monotonic() + 20 * limits[begun]
         time.sleep(0.02)
         for child, (what, deadline) in list(running.items()):
             done, status = os.waitpid(child, os.WNOHANG)
@@ -275,13 +279,15 @@ def forked(work: dict[T, Callable[[], int]], limits: dict[T, float], jobs: int) 
                     os.killpg(child, signal.SIGKILL)
                     os.waitpid(child, 0)
                 del running[child]
-                yield what, os.waitstatus_to_exitcode(status) if done else None
+                code = os.waitstatus_to_exitcode(status) if done else None
+                yield what, None if code == -signal.SIGXCPU else code
 
 
-def _end_with(work: Callable[[], int]) -> None:
+def _end_with(work: Callable[[], int], seconds: int) -> None:
     code = _OURS
     try:
         os.setsid()
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
         code = work()
     finally:
         os._exit(code)

@@ -29,6 +29,7 @@ from app_run import PORT, SETTINGS, Browser, make_run, words
 from galvan.app.guard import COOKIE, Guard
 from galvan.app.pairs import alike, pairs_of_run, schedule
 from galvan.app.ratings import ratings
+from galvan.app.server import seldom
 from galvan.app.store import Store, read_votes
 from galvan.errors import DataError, RecipeError
 from galvan.rundir import write_rows
@@ -345,6 +346,22 @@ def test_a_vote_that_comes_in_while_the_votes_are_read_is_not_taken_for_a_lost_o
         db.set_trace_callback(lambda sql: late and "sqlite_sequence" in sql and store.vote("Ada", late.pop(), "tie"))
         assert [vote.choice for vote in read_votes(db)] == ["left"]
         assert not late and [vote.choice for vote in read_votes(db)] == ["left", "tie"]
+
+
+def test_what_every_page_asks_for_is_counted_at_most_a_tenth_of_the_time() -> None:
+    now, counted = [100.0], list[float]()
+
+    def count() -> float:
+        counted.append(now[0])
+        now[0] += 2  # seconds
+        return now[0]
+
+    lately = seldom(count, lambda: now[0])
+    assert lately() == lately() == 102.0
+    now[0] = 121.9
+    assert lately() == 102.0
+    now[0] = 122.0
+    assert lately() == 124.0 and counted == [100.0, 122.0]
 
 
 def test_a_run_without_texts_of_both_arms_is_refused(tmp_path: Path) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import jinja2
 import uvicorn
@@ -27,6 +29,7 @@ from galvan.text import shown
 if TYPE_CHECKING:
     from galvan.app.playground import Playground
 
+T = TypeVar("T")
 HERE = Path(__file__).parent
 Fields = Annotated[dict[str, str], Depends(form)]
 
@@ -100,7 +103,24 @@ def create_app(folder: Path, guard: Guard, store: Store | None, playground: Play
 Page = Callable[..., HTMLResponse]
 
 
+def seldom(work: Callable[[], T], clock: Callable[[], float] = time.monotonic) -> Callable[[], T]:
+    """`work`, done again only after ten times as long as it took: what every page asks for would otherwise be most of what many raters wait for."""
+    lock, held = threading.Lock(), list[tuple[float, T]]()
+
+    def lately() -> T:
+        with lock:
+            begun = clock()
+            if not held or begun >= held[0][0]:
+                found = work()
+                held[:] = [(clock() + 10 * (clock() - begun), found)]
+            return held[0][1]
+
+    return lately
+
+
 def _review(app: FastAPI, folder: Path, store: Store, page: Page) -> None:
+    lately = seldom(lambda: ratings(folder))
+
     def judging(request: Request) -> str:
         """The rater's name; 409 where none was given yet, or the result was seen."""
         rater: str | None = request.state.session.rater
@@ -118,7 +138,7 @@ def _review(app: FastAPI, folder: Path, store: Store, page: Page) -> None:
         if store.revealed(rater):
             return RedirectResponse("/review/result", 303)
         place = store.place(rater)
-        found = ratings(folder)
+        found = lately()
         enough = found is not None and found.so_far.decision != "go on"
         return page(request, "done" if place.left is None else "pair", place=place, enough=enough)
 
