@@ -55,7 +55,7 @@ mutants: $(VENV)/dev ## Change statistics, scoring and integrity at drawn places
 	$(BIN)/python -m benchmarks.mutants --write $(ARGS)
 
 load: $(VENV)/dev ## 200 raters, 1,000 adapters, 60 runs in one process, 1,000,000 documents: hours on two cores.
-	$(BIN)/python -m benchmarks.load $(ARGS)
+	$(BIN)/python -m benchmarks.load --write $(ARGS)
 
 sbom: $(VENV)/core ## Write sbom.json: every installed package with version and licence (CycloneDX).
 	$(PYTHON) -m venv $(VENV)/sbom  # apart: what writes the list is not on it

@@ -1,6 +1,6 @@
 """Many at once and for long: raters on the app, adapters checked one after another, the same work again and again in one process.
 
-python -m benchmarks.load [--raters 200] [--adapters 1000] [--rounds 60] [--documents 1000000] [--only PART ...]
+python -m benchmarks.load [--raters 200] [--adapters 1000] [--rounds 60] [--documents 1000000] [--only PART ...] [--write]
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def _again(count: int, work: Callable[[int], object], what: str, unit: str) -> l
 
 
 def documents(asked: argparse.Namespace, folder: Path) -> list[Fact]:
-    """So many documents scored and read back, beside a tenth of them: memory at the peak of processes of their own (benchmarks/scale.py)."""
+    """So many documents scored and judged, beside a tenth of them: memory at the peak of processes of their own (benchmarks/scale.py)."""
     from benchmarks import scale
 
     rows = scale.measure((asked.documents // 10, asked.documents))
@@ -189,16 +189,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--documents", type=int, default=1_000_000)
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--write", action="store_true", help="Put the tables into docs/reliability.md.")
     asked = parser.parse_args()
-    facts: list[Fact] = []
     for name in asked.only:
         with tempfile.TemporaryDirectory(prefix=f"galvan-load-{name}-") as folder:
-            facts += PARTS[name](asked, Path(folder))
+            lines = reliability.table((name, "figure"), PARTS[name](asked, Path(folder)))
             os.chdir(Path(__file__).parents[1])
-    lines = reliability.table(("what", "figure"), facts)
-    if set(asked.only) == set(PARTS):
-        reliability.write("load", lines)
-    print(*lines, sep="\n")
+        if asked.write:
+            reliability.write(f"load {name}", lines)
+        print(*lines, sep="\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What scoring and reading cost as documents grow: processor time a token, and memory at the peak.
+"""What scoring and judging cost as documents grow: processor time a token, and memory at the peak.
 
     python -m benchmarks --only scale
 
 A model of 9,000 parameters scores one file of letters, repeated under ids of their own, so that what is measured is galvan's share and
 not the model's. Each size is a process of its own, because a peak of memory never goes down; sizes take turns with the smallest one,
-so that a machine that slows down slows both. `scores.parquet` is read back as the comparison reads it, in one more process.
+so that a machine that slows down slows both. In one more process `scores.parquet` is judged, with a second arm beside it: the first with noise and a gain, for judging asks no model.
 """
 
 from __future__ import annotations
@@ -58,11 +58,38 @@ def score(number: int, folder: Path) -> dict[str, float]:
     return {"seconds": time.process_time() - started, "tokens": tokens, "before": before, "peak": peak_mib()}
 
 
-def read(number: int, folder: Path) -> dict[str, float]:
-    from galvan.compare import read_scores
+def two_arms(number: int, folder: Path) -> dict[str, float]:
+    """Put a second arm into the file of the first."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rng, path = np.random.default_rng(0), folder / f"scores-{number}.parquet"
+    whole = path.with_suffix(".both.parquet")
+    with pq.ParquetFile(path) as stream, pq.ParquetWriter(whole, stream.schema_arrow, compression="zstd") as writer:
+        for batch in stream.iter_batches(4096):
+            writer.write_batch(batch)
+        for batch in stream.iter_batches(4096):
+            lists = batch.column("token_nll_nats")
+            flat = lists.flatten().to_numpy().astype(np.float64)
+            other = (flat + rng.normal(-0.01, 0.2, len(flat))).astype(np.float32)
+            begins = lists.offsets.to_numpy()[:-1] - lists.offsets[0].as_py()
+            columns = dict(zip(batch.schema.names, batch.columns, strict=True)) | {
+                "arm": pa.array(["tuned"] * batch.num_rows),
+                "nll_nats": pa.array(np.add.reduceat(other.astype(np.float64), begins)),
+                "token_nll_nats": pa.ListArray.from_arrays(pa.array([*begins, len(flat)], pa.int32()), pa.array(other)),
+            }
+            writer.write_table(pa.table(columns).cast(stream.schema_arrow))
+    whole.replace(path)
+    return {}
+
+
+def judge(number: int, folder: Path) -> dict[str, float]:
+    from galvan.compare import compare
 
     before, started = peak_mib(), time.process_time()
-    read_scores(folder / f"scores-{number}.parquet")
+    found = compare(folder / f"scores-{number}.parquet", 0.01)
+    assert found.test is not None and found.test.n_documents == number
     return {"seconds": time.process_time() - started, "before": before, "peak": peak_mib()}
 
 
@@ -79,7 +106,8 @@ def measure(sizes: Sequence[int]) -> list[Row]:
             first, found, last = (apart("score", n, Path(scratch)) for n in (least, number, least))
             usual = (first["seconds"] + last["seconds"]) / (first["tokens"] + last["tokens"])
             cost = found["seconds"] / found["tokens"]
-            back = apart("read", number, Path(scratch))
+            apart("two_arms", number, Path(scratch))
+            judged = apart("judge", number, Path(scratch))
             rows += [
                 Row(
                     "Scoring, its own cost",
@@ -88,23 +116,19 @@ def measure(sizes: Sequence[int]) -> list[Row]:
                     [1e6 * cost],
                 ),
                 Row("Scoring, peak of memory", f"{number:,} documents ({found['before']:.0f} before it)", "MiB", [found["peak"]]),
-                Row(
-                    "Reading the scores, peak of memory",
-                    f"{number:,} documents ({back['before']:.0f} before it)",
-                    "MiB",
-                    [back["peak"]],
-                ),
+                Row("Judging two arms", f"{number:,} documents", "s", [judged["seconds"]]),
+                Row("Judging, peak of memory", f"{number:,} documents ({judged['before']:.0f} before it)", "MiB", [judged["peak"]]),
             ]
     return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description="One size, in a process of its own.")
-    parser.add_argument("what", choices=["score", "read"])
+    parser.add_argument("what", choices=["score", "two_arms", "judge"])
     parser.add_argument("number", type=int)
     parser.add_argument("folder", type=Path)
     asked = parser.parse_args()
-    print(json.dumps({"score": score, "read": read}[asked.what](asked.number, asked.folder)))
+    print(json.dumps({"score": score, "two_arms": two_arms, "judge": judge}[asked.what](asked.number, asked.folder)))
 
 
 if __name__ == "__main__":

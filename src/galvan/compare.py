@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from galvan.compare_shuffled import beside_real, judge_shuffled
+from galvan.data.store import OnDemand
 from galvan.errors import ComparisonRefused, DataError
 from galvan.measure.facts import integrity_from_json
-from galvan.rundir import SCHEMA_VERSION
+from galvan.rundir import SCHEMA_VERSION, writing
 from galvan.statistics.bits_per_byte import BitsGain, Comparable, paired_bits
 from galvan.statistics.bottleneck import Bottleneck, bottleneck
 from galvan.statistics.checks import FloatArray, IntArray
@@ -39,12 +42,46 @@ TEST, TRAIN, SHUFFLED = "test", "train", "test_shuffled"
 NO_MARGIN = 1e-300  # a margin in nats a token has no meaning in bits per byte, so that nothing is called equivalent there
 LEAST_FLOOR_NATS = 1e-5  # rounding in float32; ten of these are the 1e-4 that batching may change (METHODS S3.6)
 
+TOKENS = "token_nll_nats"
+_ROWS = 4096  # of which the tokens are read at once
+_HELD = 1 << 24  # bytes of tokens that stay in memory
 _COLUMNS = pa.schema(
     [
         ("arm", pa.string()), ("document", pa.string()), ("source", pa.string()), ("position", pa.int64()), ("split", pa.string()),
-        ("n_tokens", pa.int64()), ("n_bytes", pa.int64()), ("nll_nats", pa.float64()), ("token_nll_nats", pa.list_(pa.float32())),
+        ("n_tokens", pa.int64()), ("n_bytes", pa.int64()), ("nll_nats", pa.float64()), (TOKENS, pa.list_(pa.float32())),
     ]
 )  # fmt: skip
+
+
+class Tokens(OnDemand[FloatArray]):
+    """The NLL of each token in nats, of each document an array that is made when it is asked for, out of a file of float32 where they are many.
+
+    Tokens are nearly all of what is scored, and most questions are about documents: so memory does not grow with their length.
+    """
+
+    def __init__(self, file: IO[bytes], begins: IntArray, sizes: IntArray) -> None:
+        self._file, self._begins, self.sizes = file, begins, sizes
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def _item(self, number: int) -> FloatArray:
+        self._file.seek(4 * int(self._begins[number]))
+        return np.frombuffer(self._file.read(4 * int(self.sizes[number])), dtype=np.float32).astype(np.float64)
+
+    def __iter__(self) -> Iterator[FloatArray]:
+        for first in range(0, len(self), _ROWS):
+            begins, ends = self._begins[first : first + _ROWS], (self._begins + self.sizes)[first : first + _ROWS]
+            low, high = int(begins.min()), int(ends.max())
+            if high - low > 2 * int((ends - begins).sum()):  # they lie far apart
+                yield from map(self._item, range(first, first + len(begins)))
+                continue
+            self._file.seek(4 * low)
+            together = np.frombuffer(self._file.read(4 * (high - low)), dtype=np.float32).astype(np.float64)
+            yield from (together[begin:end] for begin, end in zip((begins - low).tolist(), (ends - low).tolist(), strict=True))
+
+    def take(self, places: IntArray) -> Tokens:
+        return Tokens(self._file, self._begins[places], self.sizes[places])
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +94,18 @@ class Arm:
     n_tokens: IntArray
     n_bytes: IntArray
     nll_nats: FloatArray
-    tokens: list[FloatArray]
+    tokens: Tokens
 
     def take(self, documents: Sequence[str]) -> Arm:
         """The same arm on these documents, in this order; KeyError if it lacks one."""
+        if documents == self.documents:
+            return self
         place = {name: index for index, name in enumerate(self.documents)}
         at = [place[name] for name in documents]
         pick = np.array(at, dtype=np.int64)
         return Arm(
             list(documents), [self.sources[i] for i in at], self.positions[pick], self.n_tokens[pick], self.n_bytes[pick],
-            self.nll_nats[pick], [self.tokens[i] for i in at],
+            self.nll_nats[pick], self.tokens.take(pick),
         )  # fmt: skip
 
 
@@ -132,7 +171,7 @@ def compare(
     followed = (TUNED, TRAIN) in scores or (BASE, TRAIN) in scores
     probe = gain(*paired(scores, TUNED, TRAIN), margin) if followed else None
     reason = None if followed else "No training document was scored."
-    spread = bottleneck([b - t for b, t in zip(base.tokens, tuned.tokens, strict=True)])
+    spread = bottleneck(b - t for b, t in zip(base.tokens, tuned.tokens, strict=True))
     found = Comparisons(
         SCHEMA_VERSION, floor, floor_reason, identity, controls, None, test, by_bytes, spread, probe,
         None if probe is None else difference(probe, test), reason, comparable,
@@ -225,15 +264,13 @@ def paired(scores: Scores, arm: str, split: str, part: bool = False, tokens: boo
             f"scores.parquet has no {split} documents under `{shown(empty[0])}`; score both arms on the same file.",
         )
     base, other = scores[BASE, split], scores[arm, split]
-    lacking = sorted(set(other.documents) - set(base.documents)) + (
-        [] if part else sorted(set(base.documents) - set(other.documents))
-    )
+    here, there = set(other.documents), set(base.documents)
+    lacking = sorted(here - there) + ([] if part else sorted(there - here))
     if lacking:
         raise ComparisonRefused(
             "compare/unpaired", f"{split} document {shown(lacking[0], 80)} was scored under only one of `{BASE}` and `{shown(arm)}` "
             f"({len(lacking)} such); score both arms on the same documents.",
         )  # fmt: skip
-    here = set(other.documents)
     base = base.take([name for name in base.documents if name in here])
     other = other.take(base.documents)
     unlike = np.flatnonzero((tokens & (base.n_tokens != other.n_tokens)) | (base.n_bytes != other.n_bytes))
@@ -352,41 +389,66 @@ def read_scores(path: Path) -> dict[tuple[str, str], Arm]:
     """
     if not path.is_file():
         raise FileNotFoundError(path)
+    found = [name for name in _COLUMNS.names if name != TOKENS]
     try:
-        table = pq.ParquetFile(path).read(columns=_COLUMNS.names).select(_COLUMNS.names).cast(_COLUMNS).combine_chunks()
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        with pq.ParquetFile(path) as stream:
+            table = _complete(stream.read(columns=found), found, path)
+            columns = {name: table.column(name).combine_chunks() for name in found}
+            tokens, totals = _tokens(stream, path)
+    except (pa.ArrowException, KeyError, ValueError, OSError) as error:
         raise _damaged(path, f"not readable as scores: {shown(' '.join(str(error).split()), 160)}") from None
     if not table.num_rows:
         raise _damaged(path, "it holds no row")
-    columns = {name: table.column(name).combine_chunks() for name in _COLUMNS.names}
-    for name, column in columns.items():
-        if column.null_count:
-            raise _damaged(
-                path, f"row {int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])}: `{name}` is missing"
-            )
-    return _arms(path, columns)
+    return _arms(path, columns, tokens, totals)
 
 
-def _arms(path: Path, columns: Mapping[str, Any]) -> dict[tuple[str, str], Arm]:
-    lists = columns["token_nll_nats"]
-    flat = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float64)
-    ends = np.cumsum(lists.value_lengths().to_numpy(zero_copy_only=False))
+def _complete(table: pa.Table, names: Sequence[str], path: Path, before: int = 0) -> pa.Table:
+    """The columns `names` in their types; DataError with the row where one has no value."""
+    table = table.select(names).cast(pa.schema([_COLUMNS.field(name) for name in names]))
+    for name in names:
+        if table.column(name).null_count:
+            row = int(np.flatnonzero(table.column(name).is_null().to_numpy())[0])
+            raise _damaged(path, f"row {before + row}: `{name}` is missing")
+    return table
+
+
+def _tokens(stream: pq.ParquetFile, path: Path) -> tuple[Tokens, FloatArray]:
+    """The tokens of every row, some rows at a time, in memory or in a file without a name, and their sums."""
+    file = tempfile.SpooledTemporaryFile(_HELD)  # noqa: SIM115
+    sizes, totals, row = list[IntArray](), list[FloatArray](), 0
+    for batch in stream.iter_batches(batch_size=_ROWS, columns=[TOKENS]):
+        lists = _complete(pa.Table.from_batches([batch]), [TOKENS], path, row).column(0).combine_chunks()
+        row += len(lists)
+        flat, here = lists.flatten().to_numpy(zero_copy_only=False), lists.value_lengths().to_numpy().astype(np.int64)
+        total, full = np.zeros(len(here)), here > 0
+        with np.errstate(invalid="ignore"):  # infinities of both signs: not finite either way
+            if full.any():
+                total[full] = np.add.reduceat(flat.astype(np.float64), (np.cumsum(here) - here)[full])
+        with writing(Path(tempfile.gettempdir())):
+            file.write(flat.astype(np.float32).data)
+        sizes.append(here)
+        totals.append(total)
+    every = np.concatenate([np.empty(0, dtype=np.int64), *sizes])
+    return Tokens(file, np.cumsum(every) - every, every), np.concatenate([np.empty(0), *totals])
+
+
+def _arms(path: Path, columns: Mapping[str, Any], tokens: Tokens, totals: FloatArray) -> dict[tuple[str, str], Arm]:
     names = {name: _strings(columns[name]) for name in ("arm", "split", "document", "source")}
     number = {name: columns[name].to_numpy(zero_copy_only=False) for name in ("position", "n_tokens", "n_bytes", "nll_nats")}
-    _check(path, names["document"], number, flat, ends)
-    tokens = np.split(flat, ends[:-1])
-    rows: dict[tuple[str, str], list[int]] = {}
+    _check(path, names["document"], number, tokens.sizes, totals)
+    rows: dict[tuple[str, str], array[int]] = {}
     for index, key in enumerate(zip(names["arm"], names["split"], strict=True)):
-        rows.setdefault(key, []).append(index)
+        rows.setdefault(key, array("q")).append(index)
     arms = {}
-    for key, at in rows.items():
-        documents = [names["document"][i] for i in at]
+    for key, found in rows.items():
+        at = np.array(found, dtype=np.int64)
+        documents = [names["document"][i] for i in found]
         if len(set(documents)) < len(documents):
             twice = next(name for name in documents if documents.count(name) > 1)
             raise _damaged(path, f"document {shown(twice, 80)} stands twice under `{shown(key[0])}`, {shown(key[1])}")
         arms[key] = Arm(
-            documents, [names["source"][i] for i in at], number["position"][at].astype(np.int64), number["n_tokens"][at].astype(np.int64),
-            number["n_bytes"][at].astype(np.int64), number["nll_nats"][at].astype(np.float64), [tokens[i] for i in at],
+            documents, [names["source"][i] for i in found], number["position"][at].astype(np.int64), number["n_tokens"][at].astype(np.int64),
+            number["n_bytes"][at].astype(np.int64), number["nll_nats"][at].astype(np.float64), tokens.take(at),
         )  # fmt: skip
     return arms
 
@@ -398,14 +460,10 @@ def _strings(column: Any) -> list[str]:
     return [words[i] for i in encoded.indices.to_numpy()]
 
 
-def _check(path: Path, documents: Sequence[str], number: Mapping[str, Any], flat: FloatArray, ends: IntArray) -> None:
+def _check(path: Path, documents: Sequence[str], number: Mapping[str, Any], there: IntArray, total: FloatArray) -> None:
     """All rows at once; DataError with the first that is wrong."""
-    there, announced, nll = np.diff(ends, prepend=0), number["n_tokens"], number["nll_nats"]
+    announced, nll = number["n_tokens"], number["nll_nats"]
     empty = (there != announced) | (announced < 1) | (number["n_bytes"] < 1)
-    total = np.zeros(len(nll))
-    full = there > 0
-    with np.errstate(invalid="ignore"):  # infinities of both signs: not finite either way
-        total[full] = np.add.reduceat(flat, (ends - there)[full]) if full.any() else 0.0
     finite = np.isfinite(nll) & np.isfinite(total)
     off = np.abs(np.where(finite, total - nll, 0.0)) > 1e-3 * np.maximum(1.0, np.abs(np.where(finite, nll, 0.0)))
     wrong = np.flatnonzero(empty | ~finite | off)

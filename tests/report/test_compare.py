@@ -63,6 +63,18 @@ def test_neighbours_of_one_source_are_clustered_in_blocks_as_paired_gain_does(tm
     assert found == expected and found is not None and found.unit == "block"
 
 
+def test_tokens_that_stay_in_a_file_are_those_of_the_rows_in_any_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("galvan.compare._HELD", 1)
+    monkeypatch.setattr("galvan.compare._ROWS", 5)
+    arm, rows = read_scores(scored(tmp_path))["tuned", "test"], of(rows_of(Plan()), "tuned")
+    expected = {row["document"]: np.float32(row["token_nll_nats"]).tolist() for row in rows}
+    shuffled = np.random.default_rng(0).permutation(arm.documents).tolist()
+    for order in (arm.documents, arm.documents[::-1], shuffled, shuffled[:3]):
+        taken = arm.take(order)
+        assert [tokens.tolist() for tokens in taken.tokens] == [expected[name] for name in order]
+        assert [taken.tokens[i].tolist() for i in range(len(order))] == [expected[name] for name in order]
+
+
 def test_the_order_of_rows_does_not_matter(tmp_path: Path) -> None:
     plain = compare(scored(tmp_path), 0.01)
     shuffled = compare(

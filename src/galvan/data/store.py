@@ -30,7 +30,7 @@ TOGETHER = 64  # items that are written and read at once: the next is mostly ask
 LARGE = 1 << 16  # characters; fewer items than that are together where they have so many
 
 
-class _OnDemand(Sequence[T]):
+class OnDemand(Sequence[T]):
     """A sequence that makes its items when they are asked for."""
 
     def _item(self, number: int) -> T:
@@ -56,7 +56,7 @@ class _OnDemand(Sequence[T]):
     __hash__ = None  # type: ignore[assignment]
 
 
-class Spool(_OnDemand[T]):
+class Spool(OnDemand[T]):
     """Items appended to a file and read back in any order; a byte of memory each. `unpack` makes an item from what `pack` gave.
 
     `size` says about how many characters some items have; large items are put down at once.
@@ -191,7 +191,7 @@ def next_count(count: int, characters: int) -> int:
     return max(1, min(TOGETHER, 4 * count, count * LARGE // max(1, characters)))
 
 
-class Mapped(_OnDemand[T]):
+class Mapped(OnDemand[T]):
     """`function` of each of `items`, worked out when it is asked for."""
 
     def __init__(self, function: Callable[[S], T], items: Sequence[S]) -> None:
@@ -208,7 +208,7 @@ class Mapped(_OnDemand[T]):
         return map(self._function, self._items)
 
 
-class Taken(_OnDemand[T]):
+class Taken(OnDemand[T]):
     """Some of `items`, in the order of `places`."""
 
     def __init__(self, items: Sequence[T], places: Places) -> None:
@@ -237,7 +237,7 @@ def whole_numbers(values: NDArray[np.int64]) -> Iterator[int]:
     return chain.from_iterable(values[begin : begin + 4096].tolist() for begin in range(0, len(values), 4096))
 
 
-class Documents(_OnDemand[Document]):
+class Documents(OnDemand[Document]):
     """Documents on disk; source, group, position and number of tokens of each stay in memory (40 bytes)."""
 
     def __init__(self, folder: Path | None = None) -> None:

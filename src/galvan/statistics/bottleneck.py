@@ -7,7 +7,7 @@ second. Tokens are not independent of their neighbours, so the second part is es
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,20 +37,18 @@ class Bottleneck:
     n_documents: int
 
 
-def bottleneck(token_gains: Sequence[npt.ArrayLike]) -> Bottleneck:
+def bottleneck(token_gains: Iterable[npt.ArrayLike]) -> Bottleneck:
     """Decompose per-token gains (base NLL - tuned NLL, nats), one array a document, by the method of moments.
 
     Documents of fewer than 4 runs of 16 tokens are left out, because their own noise cannot be estimated.
     """
-    documents = [np.asarray(gains, dtype=np.float64).ravel() for gains in token_gains]
-    long = [gains for gains in documents if gains.size >= FEWEST_RUNS * TOKENS_PER_RUN]
+    least = FEWEST_RUNS * TOKENS_PER_RUN
+    documents = (np.asarray(gains, dtype=np.float64).ravel() for gains in token_gains)
+    long = [(gains.mean(), _noise_of_mean(gains), gains.size) for gains in documents if gains.size >= least]
     if len(long) < FEWEST_DOCUMENTS:
-        least = FEWEST_RUNS * TOKENS_PER_RUN
         reason = f"Only {len(long)} documents have {least} tokens or more; {FEWEST_DOCUMENTS} are needed to tell."
         return Bottleneck(None, reason, None, None, None, None, len(long))
-    lengths = np.array([gains.size for gains in long], dtype=np.float64)
-    means = np.array([gains.mean() for gains in long])
-    noise = np.array([_noise_of_mean(gains) for gains in long])
+    means, noise, lengths = (np.array(column, dtype=np.float64) for column in zip(*long, strict=True))
     return _advise(means, noise, lengths)
 
 

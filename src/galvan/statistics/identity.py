@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from galvan.errors import DataError
+from galvan.statistics.checks import FloatArray
 
 CLEARLY_DIFFERENT = 10.0  # noise floors
+_TOGETHER = 1024  # documents
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,29 +49,37 @@ def identical(base_tokens: Sequence[npt.ArrayLike], tuned_tokens: Sequence[npt.A
         )
     if not len(base_tokens):
         raise DataError("statistics/empty", "There is no document to compare; give at least one.")
-    base = [np.asarray(tokens, dtype=np.float64).ravel() for tokens in base_tokens]
-    tuned = [np.asarray(tokens, dtype=np.float64).ravel() for tokens in tuned_tokens]
-    lengths = np.array([tokens.size for tokens in base])
-    unpaired = np.flatnonzero(lengths != np.array([tokens.size for tokens in tuned]))
-    if unpaired.size:
-        i = int(unpaired[0])
-        raise DataError(
-            "statistics/length", f"Document {i} has {base[i].size:,} tokens in base and {tuned[i].size:,} in tuned; score the same."
-        )
-    difference = np.abs(np.concatenate(base) - np.concatenate(tuned))
-    if not difference.size:
+    pairs = zip(map(_flat, base_tokens), map(_flat, tuned_tokens), strict=True)
+    largest, document, above, n_tokens, first = -1.0, 0, 0, 0, 0
+    while some := list(islice(pairs, _TOGETHER)):
+        lengths = np.array([base.size for base, _ in some])
+        unpaired = np.flatnonzero(lengths != np.array([tuned.size for _, tuned in some]))
+        if unpaired.size:
+            base, tuned = some[unpaired[0]]
+            raise DataError(
+                "statistics/length", f"Document {first + unpaired[0]} has {base.size:,} tokens in base and {tuned.size:,} in tuned; score the same."
+            )  # fmt: skip
+        difference = np.abs(np.concatenate([base for base, _ in some]) - np.concatenate([tuned for _, tuned in some]))
+        if not np.isfinite(difference).all():
+            raise DataError(
+                "statistics/not-finite", "A token's NLL is not finite; one of the models overflows, which is a finding of its own."
+            )
+        if difference.size and difference.max() > largest:
+            worst = int(difference.argmax())
+            largest, document = float(difference[worst]), first + int(np.searchsorted(np.cumsum(lengths), worst, side="right"))
+        n_tokens += difference.size
+        above += int((difference > noise_floor).sum())
+        first += len(some)
+    if not n_tokens:
         raise DataError("statistics/empty", "No document has a scored token; there is nothing to compare.")
-    if not np.isfinite(difference).all():
-        raise DataError(
-            "statistics/not-finite", "A token's NLL is not finite; one of the models overflows, which is a finding of its own."
-        )
-    worst = int(difference.argmax())
-    return _judge(difference, float(noise_floor), int(np.searchsorted(np.cumsum(lengths), worst, side="right")))
+    return _judge(largest, above, n_tokens, float(noise_floor), document)
 
 
-def _judge(difference: npt.NDArray[np.float64], floor: float, document: int) -> Identity:
-    largest, above = float(difference.max()), int((difference > floor).sum())
-    n = difference.size
+def _flat(tokens: npt.ArrayLike) -> FloatArray:
+    return np.asarray(tokens, dtype=np.float64).ravel()
+
+
+def _judge(largest: float, above: int, n: int, floor: float, document: int) -> Identity:
     if largest <= floor:
         reason = f"All {n:,} tokens have the same likelihood to within {floor:.2g} nats: this is one model, measured twice."
         return Identity("identical", largest, floor, n, above, document, reason)
