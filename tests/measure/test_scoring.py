@@ -345,6 +345,35 @@ def test_the_random_update_has_half_the_norm_of_every_weight_it_is_added_to():
         assert update.item() == pytest.approx(0.5 * layer.get_base_layer().weight.norm().item(), rel=1e-4)
 
 
+# ---- a machine that something else keeps busy ----
+
+
+class Said(Silent):
+    def __init__(self):
+        self.said = []
+
+    def say(self, sentence):
+        self.said.append(sentence)
+
+
+@pytest.mark.parametrize(("seconds", "says"), [(2.0, False), (5.0, True)])
+def test_passes_that_suddenly_take_far_longer_are_said_and_change_no_score(monkeypatch, seconds, says):
+    clock, taken = [0.0], []
+
+    def slowed(*args):
+        taken.append(1)
+        clock[0] += 1.0 if len(taken) <= 10 else seconds
+        return plain(*args)
+
+    documents = [Document(f"d{i}", PROSE[0], "book", i) for i in range(16)]
+    expected, plain, heard, threads = scores(documents=documents), scoring._window_nll, Said(), torch.get_num_threads()
+    monkeypatch.setattr(scoring, "_window_nll", slowed)
+    monkeypatch.setattr(scoring.time, "monotonic", lambda: clock[0])
+    found = scores(documents=documents, tokens_per_pass=len(PROSE[0]), progress=heard)
+    assert len(taken) == 16 and torch.get_num_threads() == threads and longest_difference(found, expected) < 1e-5
+    assert heard.said == (["Passes take 5.0 times as long as before: something else keeps this machine busy."] if says else [])
+
+
 # ---- killed while it scores ----
 
 

@@ -8,6 +8,7 @@ processes of the run, and rows to the file as they come: memory does not grow wi
 from __future__ import annotations
 
 import dataclasses
+import time
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -30,6 +31,7 @@ from galvan.progress import Progress, Silent
 from galvan.rundir import Document, atomic
 from galvan.statistics.windows import rolling_windows, share_with_little_context
 from galvan.text import shown
+from galvan.training.pace import Pace
 from galvan.unpadded import documents_apart, supports_unpadded
 
 BLOCK = 512  # documents a process scores before their rows go on; windows of like length within a block share a pass
@@ -108,11 +110,14 @@ def scores(
         n for some in blocks for n in distributed.shared(documents[some], lambda mine: _scored_tokens(tokenizer, mine, score_eos))
     )
     progress.start(f"Scoring {arm}", sum(lengths), "token")
+    pace = Pace(1, torch.set_num_threads, progress.say, "Passes")  # told of one thread it changes none: all arms have the same
     for some in blocks:
 
         def block(mine: Sequence[Document]) -> list[Score]:
             parts = _sequences(tokenizer, mine, score_eos)
-            nll = _sequence_nll(model, [ids for ids, _ in parts], context_tokens, tokens_per_pass, chunked, unpadded, progress)
+            nll = _sequence_nll(
+                model, [ids for ids, _ in parts], context_tokens, tokens_per_pass, chunked, unpadded, progress, pace
+            )
             return [
                 _row(tokenizer, document, part, values, arm, split, score_eos)
                 for document, (_, part), values in zip(mine, parts, nll, strict=True)
@@ -182,8 +187,8 @@ def scoring_rule(documents: Iterable[Document]) -> str:
 
 
 def _sequence_nll(
-    model: nn.Module, sequences: Sequence[Ids], context: int, budget: int, chunked: bool, unpadded: bool, progress: Progress
-) -> list[np.ndarray]:
+    model: nn.Module, sequences: Sequence[Ids], context: int, budget: int, chunked: bool, unpadded: bool, progress: Progress, pace: Pace
+) -> list[np.ndarray]:  # fmt: skip
     """NLL of tokens 1.. of each sequence, float32. Windows of like length share a pass; results go back to their place."""
     out = [np.full(len(s) - 1, np.nan, dtype=np.float32) for s in sequences]
     jobs = [(i, w) for i, s in enumerate(sequences) for w in rolling_windows(len(s) - 1, context - 1)]
@@ -193,7 +198,9 @@ def _sequence_nll(
         model.eval()
         while begin < len(jobs):
             part = jobs[begin : begin + max(1, budget // (jobs[begin][1].end - jobs[begin][1].start))]
+            begun = time.monotonic()
             found = _window_nll(model, [sequences[i][w.start : w.end] for i, w in part], chunked, unpadded)
+            pace.step(time.monotonic() - begun, sum(w.end - w.start for _, w in part))
             for (i, w), nll in zip(part, found, strict=True):
                 out[i][w.first_scored - 1 : w.end - 1] = nll[w.first_scored - 1 - w.start : w.end - 1 - w.start]
             progress.advance(sum(w.end - w.first_scored for _, w in part) * distributed.world())

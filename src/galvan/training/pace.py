@@ -22,8 +22,8 @@ class Pace:
     """`step` takes the seconds and tokens of each; `set_threads` changes this process's threads, `threads` are those now, and `kept`
     those that a trial chose in place of the first."""
 
-    def __init__(self, threads: int, set_threads: Callable[[int], object], say: Callable[[str], None]) -> None:
-        self.threads, self._all = threads, threads
+    def __init__(self, threads: int, set_threads: Callable[[int], object], say: Callable[[str], None], what: str = "Steps") -> None:
+        self.threads, self._all, self._what = threads, threads, what
         self._set, self._say = set_threads, say
         self._usual: deque[float] = deque(maxlen=USUAL_STEPS)
         self._slow: list[float] = []
@@ -46,7 +46,7 @@ class Pace:
             return
         self._told = True
         times = statistics.median(self._slow) / statistics.median(self._usual)
-        self._say(f"Steps take {times:.1f} times as long as before: something else keeps this machine busy.")
+        self._say(f"{self._what} take {times:.1f} times as long as before: something else keeps this machine busy.")
         if self.threads > 1:
             self._trial = {1: [], self._all: []}
             self._use(1)
