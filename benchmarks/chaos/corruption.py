@@ -136,6 +136,15 @@ def _reading_recipe(place: Path, name: str, before: dict[str, bytes]) -> Iterato
         yield f"{type(error).__name__}: {error}"
 
 
+def _sweeping(place: Path, name: str, before: dict[str, bytes]) -> Iterator[str]:
+    """`galvan sweep` after the damage: it names the file, or ends with the same trials in the same bytes."""
+    done = galvan(*VERBS["sweep"].command, cwd=place)
+    if "Traceback" in done.err or (done.code not in ENDED and Path(name).name not in done.err):
+        yield f"ended with {done.code}: {done.err[-600:]}"
+    if done.code in ENDED:
+        yield from (f"{key} differs" for key, value in VERBS["sweep"].results(place).items() if before[key] != value)
+
+
 def _running(place: Path, name: str, before: dict[str, bytes]) -> Iterator[str]:
     """`galvan run` after the damage makes anew what was damaged, and ends in the same bytes."""
     done = galvan("run", "recipe.yaml", *TINY, cwd=place)
@@ -172,6 +181,7 @@ def campaigns(
         "adapter": (["foreign/adapter_model.safetensors", "foreign/adapter_config.json"], _checking, weights["foreign"], 32),
         "recipe": (["recipe.yaml"], _reading_recipe, judged, 128),
         "run": ([*_files(place, "runs/small/*.parquet", "runs/small/samples.jsonl", "runs/small/data/train.jsonl", "runs/small/integrity.json", "runs/small/adapter/adapter_*", "runs/small/stages/*")], _running, VERBS["run"].results(place), 2),
+        "sweep": (["swept/study.journal"], _sweeping, VERBS["sweep"].results(place), 32),
     }  # fmt: skip
 
 
@@ -192,7 +202,11 @@ def trials(origin: Path, scratch: Path, wanted: int | None, rng: random.Random, 
     for copy in (whole, sound):
         shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(origin, whole)
+    if not only or "sweep" in only:
+        swept = galvan(*VERBS["sweep"].command, cwd=whole)
+        assert swept.code in ENDED, swept.err
     asked = campaigns(whole)
+    os.chdir(here)  # judging goes into the folder, which is taken away before each trial
     shutil.copytree(whole, sound)
     for kind, (names, ask, before, regions) in asked.items():
         if only and kind not in only:

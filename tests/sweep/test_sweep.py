@@ -206,3 +206,20 @@ def test_a_journal_that_ends_anywhere_goes_on_to_the_same_trials(search: str, ev
         folder.mkdir()
         (folder / "study.journal").write_bytes(content[:end])  # a process was killed when it had written so much
         assert to_the_end(folder, search) == undisturbed, content[max(0, end - 200) : end]
+
+
+@pytest.mark.parametrize("every", [173, pytest.param(5, marks=pytest.mark.slow)])
+def test_a_damaged_line_of_a_journal_is_named_or_changes_no_trial(every: int, tmp_path: Path) -> None:
+    undisturbed = to_the_end(tmp_path / "whole", "grid")
+    content, named = (tmp_path / "whole" / "study.journal").read_bytes(), 0
+    for place in range(0, len(content), every):
+        folder = tmp_path / str(place)
+        folder.mkdir()
+        (folder / "study.journal").write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :])
+        line = content.count(b"\n", 0, place) + 1
+        try:
+            assert to_the_end(folder, "grid") == undisturbed, content[max(0, place - 100) : place + 100]
+        except DataError as error:
+            assert error.code == "sweep/damaged" and f"study.journal: line {line} " in str(error)
+            named += 1
+    assert named > len(range(0, len(content), every)) / 2

@@ -6,16 +6,18 @@ A trial whose worker died waits again under its own number: it is finished later
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from galvan.errors import GalvanError, RecipeError, ResourceError
+from galvan.errors import DataError, GalvanError, RecipeError, ResourceError
 from galvan.recipe import plain_yaml, values_of
 from galvan.rundir import cannot_write, writing
 from galvan.sweep.space import Dimension, Point
@@ -35,7 +37,7 @@ Search = Literal["grid", "random", "tpe"]
 HEARTBEAT, GRACE = 30, 120  # seconds: a worker in a shared study says that it lives; silence for so long gives its trial to another
 MOST_TRIES, TRIES_TO_OPEN = 3, 3
 NAME = "name"  # user attribute: the trial's own name, kept when it is tried again
-JOURNAL = "study.journal"
+JOURNAL, CHECKSUM = "study.journal", "crc32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,10 @@ def _sampler(seed: int, number: int) -> Any:
     return optuna.samplers.TPESampler(seed=(seed + 1_000_003 * number) % 2**32, multivariate=True)
 
 
+def _checksum(log: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(log, sort_keys=True).encode())
+
+
 class _NoLock(JournalFileSymlinkLock):
     """The folder's own lock keeps other processes out; a lock file of Optuna's would outlive a killed process and hold up the next one."""
 
@@ -180,7 +186,10 @@ class _NoLock(JournalFileSymlinkLock):
 
 
 class _Journal(JournalFileBackend):
-    """Optuna's journal; a line that a killed process wrote half is cut off, where Optuna would add to it and never read the file again."""
+    """Optuna's journal with a checksum in each line.
+
+    A line that a killed process wrote half is cut off, where Optuna would add to it and never read the file again.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -191,9 +200,23 @@ class _Journal(JournalFileBackend):
                 stream.truncate(content.rfind(b"\n") + 1)
         super().__init__(str(path), _NoLock(str(path)))
 
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        line = log_number_from + 1
+        try:
+            for log in super().read_logs(log_number_from):
+                if not isinstance(log, dict) or log.pop(CHECKSUM, None) != _checksum(log):
+                    raise ValueError
+                yield log
+                line += 1
+        except ValueError:
+            raise DataError(
+                "sweep/damaged",
+                f"{shown(str(self._path))}: line {line} is not as it was written; delete the file and run again: what was trained is kept.",
+            ) from None
+
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         try:
-            super().append_logs(logs)
+            super().append_logs([{**log, CHECKSUM: _checksum(log)} for log in logs])
         except OSError as error:
             raise cannot_write(self._path, error, written=self._path.stat().st_size) from None
 
