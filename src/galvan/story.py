@@ -301,7 +301,7 @@ class Story:
             found = read(source, data.column, offline=self.offline, mapping=data.mapping)
             rows = cut.in_order(cleaned(found, data, log, self._decode, self.folder), self.folder)
             kept = clean.compared(rows, data.clean, log, self.folder)
-            return [document for _, (document, _) in numbered(kept, data, self._offsets, log)]
+            return [Document(*fields) for _, (fields, _) in numbered(kept, data, self._offsets, log)]
 
         test = documents(self.recipe.data.source)
         if not test:

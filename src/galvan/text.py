@@ -6,7 +6,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterator
-from itertools import islice
+from functools import lru_cache
 
 _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
 
@@ -64,14 +64,14 @@ _ASCII_WORDS = str.maketrans({chr(code): " " for code in range(128) if not chr(c
 _OUTER_APOSTROPHE = re.compile("'(?:(?![a-z0-9])|(?<![a-z0-9]'))")
 
 
-_USUAL = "".join(mark for mark, _ in _MARKS)
+USUAL_MARKS = "".join(mark for mark, _ in _MARKS)
 _PLAIN = bytes([9, 10, *range(32, 127)])
 
 
 def is_plain(text: str) -> bool:
     """Does `text` hold nothing but printable ASCII, line feeds, tabs and those marks? Most English does, and needs no mending."""
     others = text.encode("utf-8", "surrogatepass").translate(None, _PLAIN)
-    return not others or not others.decode("utf-8", "surrogatepass").strip(_USUAL)
+    return not others or not others.decode("utf-8", "surrogatepass").strip(USUAL_MARKS)
 
 
 def without_marks(text: str) -> str:
@@ -97,7 +97,12 @@ def words(text: str) -> list[str]:
 
 def has_words(text: str, least: int) -> bool:
     """Has `text` at least that many words? No more of it is read than it takes to know."""
-    return least < 1 or next(islice(_WORD.finditer(text), least - 1, None), None) is not None
+    return least < 1 or _words_at_least(least).match(text) is not None
+
+
+@lru_cache
+def _words_at_least(count: int) -> re.Pattern[str]:
+    return re.compile(rf"(?:[\W_]*+[^\W_]++(?:['\u2019][^\W_]++)*+){{{count}}}")
 
 
 def word_places(text: str) -> list[tuple[int, int]]:
@@ -173,7 +178,7 @@ def tidy(text: str, invisible: bool = True, plain: bool | None = None) -> str:
 
 # Access tokens of the services that people train with, by their published shapes, and private keys in PEM. No prose holds one.
 SECRET = "[secret removed]"
-_SECRET_HINTS = {  # by a letter that all of a line hold: most prose is done with after one or two quick looks
+SECRET_HINTS = {  # by a letter that all of a line hold: most prose is done with after one or two quick looks
     "_": (
         "hf_",
         "api_org_",
@@ -214,7 +219,7 @@ def without_secrets(text: str) -> str:
 
 
 def _hinted(text: str) -> bool:
-    return any(hint in text for letter, hints in _SECRET_HINTS.items() if letter in text for hint in hints)
+    return any(hint in text for letter, hints in SECRET_HINTS.items() if letter in text for hint in hints)
 
 
 def shown(text: str, limit: int | None = None) -> str:

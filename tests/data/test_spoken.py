@@ -24,3 +24,16 @@ def test_words_in_numbers_are_the_words_of_each_text(texts: list[str]) -> None:
 def test_lists_of_words_come_back_as_they_were() -> None:
     documents = [["a", "b", "a"], [], ["b"]]
     assert list(lists(spoken_of_words(documents))) == documents
+
+
+def test_a_word_has_one_hash_wherever_it_stands_and_whatever_its_length() -> None:
+    every = [letter * size + end for letter in "aé漢" for size in range(1, 45) for end in ("", "b", "c")]
+    alone, together, listed = (spoken([word]) for word in every), spoken([" x, ".join(every), *every]), spoken_of_words([every])
+    hashes = [int(one.hashes[0]) for one in alone]
+    assert len(set(hashes)) == len(set(every)) == len(hashes)
+    assert (
+        together.hashes[: 2 * len(every) : 2].tolist()
+        == together.hashes[-len(every) :].tolist()
+        == listed.hashes.tolist()
+        == hashes
+    )

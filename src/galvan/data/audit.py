@@ -21,12 +21,14 @@ from galvan.data.shared import COPY_WORDS
 from galvan.data.split import TRAIN, Splits, run_begins
 from galvan.data.spoken import Hashes
 from galvan.data.store import sources, tokens_of
+from galvan.data.together import are_usual, beyond_ascii, codes_of
 from galvan.rundir import Document
 from galvan.text import shown
 
 NEUTRAL = "neutral"
 Counts = tuple[int, int, int, int, int, int, int, int, int, int, int]
 _LISTED = 10
+_TOGETHER = 256  # texts; their marks are counted in the processor's cache
 
 
 def audit(
@@ -96,7 +98,8 @@ class _Summary:
     def add(self, block: shared.Block) -> None:
         self._counts.append(block.corpus.counts)
         self._whole.append(block.corpus.whole())
-        self.marks += Marks.of("\n\n".join(block.texts))
+        for begin in range(0, len(block.texts), _TOGETHER):
+            self.marks += Marks.of_all(block.texts[begin : begin + _TOGETHER])
 
     def words(self) -> NDArray[np.int64]:
         return np.concatenate(self._counts)
@@ -166,12 +169,33 @@ class Marks:
         return cls(
             (
                 text.count('"'), text.count("“") + text.count("”"), text.count("'"), text.count("‘") + text.count("’"), text.count("—"),
-                len(re.findall(r"--(?!-)(?<!---)", text)) if "--" in text else 0, text.count("…"), text.count("...") + text.count(". . ."),
-                len(re.findall(r"_(?<![\w_]_)[^_\s][^_\n]{0,80}_(?![\w_])", text)) if "_" in text else 0,
-                len(re.findall(r"</?[a-zA-Z][^<>\n]{0,80}>", text)) if "<" in text else 0, text.count("\ufffd"),
+                _dashes(text), text.count("…"), _dots(text), _italics(text), _tags(text), text.count("\ufffd"),
             ),
             int(is_break.sum()), int((is_break & (sizes >= 55) & (sizes <= 80)).sum()), len(text),
             len(text) if text.isascii() else len(text.encode("ascii", "ignore")),
+        )  # fmt: skip
+
+    @classmethod
+    def of_all(cls, texts: Sequence[str]) -> Marks:
+        """Those of the texts with blank lines between them; of English ten times as fast, by what stands where."""
+        text = "\n\n".join(texts)
+        codes = codes_of([text])
+        others = beyond_ascii(codes)
+        if not are_usual(others):
+            return cls.of(text)
+        hyphens, stops, breaks = (np.flatnonzero(codes == ord(mark)) for mark in "-.\n")
+        begins = np.append(0, breaks[:-1] + 1)
+        sizes = breaks - begins
+        is_break = sizes > 0
+        for number in np.flatnonzero(is_break & (codes[begins] <= 32)).tolist():
+            is_break[number] = not text[begins[number] : breaks[number]].isspace()
+        return cls(
+            (
+                int(np.count_nonzero(codes == 34)), others.count("“") + others.count("”"), int(np.count_nonzero(codes == 39)),
+                others.count("‘") + others.count("’"), others.count("—"), _dashes(text) if (np.diff(hyphens) == 1).any() else 0,
+                others.count("…"), _dots(text) if (stops[2:] - stops[:-2] <= 4).any() else 0, _italics(text), _tags(text), 0,
+            ),
+            int(is_break.sum()), int((is_break & (sizes >= 55) & (sizes <= 80)).sum()), len(text), len(text) - len(others),
         )  # fmt: skip
 
     def __add__(self, other: Marks) -> Marks:
@@ -186,6 +210,22 @@ class Marks:
     def typography(self) -> Typography:
         share = 1 - self.ascii_characters / self.characters if self.characters else None
         return Typography(*self.counts, share, self.wrapped / self.lines if self.lines else None)
+
+
+def _dashes(text: str) -> int:
+    return len(re.findall(r"--(?!-)(?<!---)", text)) if "--" in text else 0
+
+
+def _dots(text: str) -> int:
+    return text.count("...") + text.count(". . .")
+
+
+def _italics(text: str) -> int:
+    return len(re.findall(r"_(?<![\w_]_)[^_\s][^_\n]{0,80}_(?![\w_])", text)) if "_" in text else 0
+
+
+def _tags(text: str) -> int:
+    return len(re.findall(r"</?[a-zA-Z][^<>\n]{0,80}>", text)) if "<" in text else 0
 
 
 def typography(text: str) -> Typography:

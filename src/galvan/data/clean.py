@@ -13,6 +13,7 @@ from galvan.data.cut import Piece
 from galvan.data.rows import Row
 from galvan.data.seen import Seen
 from galvan.data.store import Mapped, Spool, in_turns, spool_of, take
+from galvan.data.together import Together
 from galvan.payload import Payload, Tokens, mapped
 from galvan.text import has_secret, has_words, is_plain, shown, tidy, without_secrets, words
 
@@ -83,7 +84,7 @@ def _short(text: str) -> str:
 def strip_gutenberg(rows: Iterable[Row], log: Log) -> Iterator[Row]:
     """Rows without Project Gutenberg's header and footer; a text without the markers is left as it is."""
     for turn in in_turns(rows):
-        if not gutenberg.is_named("\n".join([row.text for row in turn])):
+        if not Together([row.text for row in turn]).holds("enb"):  # no "gutenberg"
             yield from turn
             continue
         for row in turn:
@@ -103,14 +104,13 @@ def clean(rows: Iterable[Row], log: Log, how: recipe.Cleaning | None = None, fol
     seen = Seen()
     first_at = Spool[str](str, str, folder)
     for turn in in_turns(rows):
-        turn = [_without_secrets(row, log) for row in turn]
-        texts = [row.text if row.payload is not None else _redacted(mended(row), row.where, log) for row in turn]
-        keys = [
-            (text if row.payload is None else repr(row.payload)).encode("utf-8", "backslashreplace").translate(None, b" \t\n")
-            for row, text in zip(turn, texts, strict=True)
-            if text
-        ]
-        numbers = iter(seen.numbers(keys))
+        given = [row.text for row in turn]
+        together = Together(given)
+        turn = _without_secrets(turn, together, log)
+        texts = mended(turn, given, together)
+        compared_by = [text if row.payload is None else repr(row.payload) for row, text in zip(turn, texts, strict=True)]
+        keys = (together if compared_by == given else Together(compared_by)).without_blanks()
+        numbers = iter(seen.numbers([key for key, text in zip(keys, texts, strict=True) if text]))
         fates = [next(numbers) if text else (-1, False) for text in texts]
         first_at.extend([row.where for row, (_, is_new) in zip(turn, fates, strict=True) if is_new])
         log.rows_read += len(turn)
@@ -124,8 +124,17 @@ def clean(rows: Iterable[Row], log: Log, how: recipe.Cleaning | None = None, fol
                 log.remove("empty", row.where, text)
 
 
-def _without_secrets(row: Row, log: Log) -> Row:
-    """The row without access tokens, wherever it had one; what is removed stands in no example."""
+def _without_secrets(rows: list[Row], together: Together, log: Log) -> list[Row]:
+    """The rows without access tokens, wherever they had one; `together` are their texts."""
+    labels = {label for row in rows for label in (row.source, row.group) if label is not None}
+    hinted: Iterable[int] = range(len(rows)) if any(map(has_secret, labels)) else together.hinted()
+    suspects = sorted({*hinted, *(number for number, row in enumerate(rows) if row.payload is not None)})
+    changed = {number: _without_secret(rows[number], log) for number in suspects}
+    return [changed.get(number, row) for number, row in enumerate(rows)] if changed else rows
+
+
+def _without_secret(row: Row, log: Log) -> Row:
+    """What is removed stands in no example."""
     held = has_secret(row.text) or has_secret(row.source) or (row.group is not None and has_secret(row.group))
     payload: Payload | None = row.payload
     if payload is not None and not isinstance(payload, Tokens) and has_secret(repr(payload)):
@@ -145,13 +154,25 @@ def _redacted(text: str, where: str, log: Log) -> str:
 
 
 class _Mended:
-    """The text of a row after every step that is asked for; changes are in the log."""
+    """The texts of rows after every step that is asked for, without access tokens; changes are in the log."""
 
     def __init__(self, how: recipe.Cleaning, log: Log) -> None:
         self._invisible, self._log, self._steps = how.invisible, log, mend.steps(how)
         self._all_for_unusual = all(name in mend.FOR_UNUSUAL for name, _ in self._steps)
 
-    def __call__(self, row: Row) -> str:
+    def __call__(self, rows: Sequence[Row], given: Sequence[str], together: Together) -> list[str]:
+        """`given` are the texts as they were read, `together` the same."""
+        untidy: Container[int] = together.untidy() if self._all_for_unusual else range(len(rows))
+        return [
+            row.text
+            if row.payload is not None
+            else _redacted(self.one(row), row.where, self._log)
+            if number in untidy or row.text is not text
+            else text.strip()
+            for number, (row, text) in enumerate(zip(rows, given, strict=True))
+        ]
+
+    def one(self, row: Row) -> str:
         text, plain = row.text, is_plain(row.text)
         if not plain or not self._all_for_unusual:
             for name, step in self._steps:

@@ -7,13 +7,14 @@ import unicodedata
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from galvan.data.rows import Row
-from galvan.data.store import Places, Taken, in_turns, spool_of, whole_numbers
+from galvan.data.store import Fields, Places, Taken, in_turns, spool_of, whole_numbers
 from galvan.rundir import Document
 from galvan.text import sentence_ends
 
@@ -31,6 +32,9 @@ class Piece(NamedTuple):
     text: str
     number: int
     n_tokens: int
+
+
+_PIECE: Callable[[Iterable[object]], Piece] = partial(tuple.__new__, Piece)  # three times as fast as `Piece(...)`
 
 
 def in_order(rows: Iterable[Row], folder: Path | None = None) -> Sequence[Row]:
@@ -88,7 +92,7 @@ def cut(rows: Iterable[Row], budget_tokens: int, offsets: Offsets) -> Iterator[P
         is_whole = row.payload is not None or len(text) <= _WINDOW_CHARACTERS
         tokens = len(offsets(text)) if is_whole else budget_tokens + 1
         if tokens <= budget_tokens or row.payload is not None:
-            yield Piece(row, text, 0, tokens)
+            yield _PIECE((row, text, 0, tokens))
         else:
             for number, (part, n_tokens) in enumerate(pieces(text, budget_tokens, offsets), 1):
                 yield Piece(row, part, number, n_tokens)
@@ -172,16 +176,22 @@ def _next_piece(window: _Window, at: int, budget_tokens: int, offsets: Offsets) 
 
 def to_documents(parts: Iterable[Piece]) -> Iterator[tuple[Document, Piece]]:
     """Documents with ids `source-slug:position` or `source-slug:position.part`, numbered from 1 within their source."""
+    return ((Document(*fields), piece) for fields, piece in document_fields(parts))
+
+
+def document_fields(parts: Iterable[Piece]) -> Iterator[tuple[Fields, Piece]]:
+    """The same in fields: to make a Document of them takes as long as all else together."""
     slugs: dict[str, str] = {}
     taken: set[str] = set()
     counts: dict[str, int] = {}
     for part in parts:
-        source = part.row.source
+        row, text, number, _ = part
+        _, source, position, _, group, payload = row
         if source not in slugs:
-            slugs[source] = _slug(source, taken)
-        counts[source] = counts.get(source, 0) + 1
-        name = f"{slugs[source]}:{part.row.position}" + (f".{part.number}" if part.number else "")
-        yield Document(name, part.text, source, counts[source], part.row.group, part.row.payload), part
+            slugs[source], counts[source] = _slug(source, taken), 0
+        counts[source] += 1
+        name = f"{slugs[source]}:{position}.{number}" if number else f"{slugs[source]}:{position}"
+        yield (name, text, source, counts[source], group, payload, None), part
 
 
 def _slug(source: str, taken: set[str]) -> str:

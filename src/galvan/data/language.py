@@ -17,10 +17,12 @@ from sys import intern
 import numpy as np
 from numpy.typing import NDArray
 
+from galvan.data.overlap import Table
 from galvan.data.spoken import spoken
+from galvan.data.together import are_usual, beyond_ascii, codes_of
 from galvan.text import without_marks, words
 
-_TOGETHER = 4096  # texts
+_TOGETHER = 1024  # texts
 _LOOKED_AT = 400  # characters; more would change no vote and cost the time of reading all
 _FEWEST_WORDS, _FEWEST_LETTERS = 20, 20
 _LITTLE_WORDS = {
@@ -89,18 +91,18 @@ class _Looks:
         begin = 0
         little = spoken(_LANGUAGES_OF)
         order = np.argsort(little.hashes)
+        known = Table(little.hashes[order])
         speaks = np.array([[name in languages for name in names] for languages in _LANGUAGES_OF.values()])
         while some := list(islice(beginnings, _TOGETHER)):
             found = spoken(some)
             owner = np.repeat(np.arange(len(some)), found.counts)
             own = np.zeros((len(some), len(names) + 1), dtype=np.int16)
             own[:, -1] = np.bincount(owner, found.ends - found.begins, len(some)) if len(owner) else 0
-            place = np.minimum(np.searchsorted(little.hashes[order], found.hashes), len(order) - 1)
-            is_little = little.hashes[order[place]] == found.hashes
-            speaker, word = owner[is_little], order[place[is_little]]
+            are_little = known.found(found.hashes)
+            speaker, word = owner[are_little], order[known.place(found.hashes[are_little])]
             for column in range(len(names)):
                 own[:, column] = np.bincount(speaker[speaks[word, column]], minlength=len(some))
-            for number, text in enumerate(some if not without_marks("".join(some)).isascii() else ()):
+            for number, text in enumerate(() if are_usual(beyond_ascii(codes_of(some))) else some):
                 if not text.isascii() and not (plain := without_marks(text)).isascii():
                     scripts = _scripts(plain)
                     own[number, -1] = scripts.pop("LATIN", 0)

@@ -121,13 +121,17 @@ class Table:
 
     def found(self, some: Hashes) -> Places:
         """Indices of those of `some` that are among them."""
-        maybe = np.flatnonzero(self._top[some >> self._shift])
-        maybe = maybe[self._low[some[maybe] & self._mask]]
+        maybe = np.flatnonzero(self._top[(some >> self._shift).view(np.int64)])
+        maybe = maybe[self._low[(some[maybe] & self._mask).view(np.int64)]]
         if not len(maybe):
             return np.empty(0, dtype=np.int64)
         nearest = self._ordered[np.minimum(np.searchsorted(self._ordered, some[maybe]), len(self._ordered) - 1)]
         found: Places = maybe[nearest == some[maybe]]
         return found
+
+    def place(self, some: Hashes) -> Places:
+        """Where those that are among them stand."""
+        return np.searchsorted(self._ordered, some)
 
 
 def different(values: NDArray[N]) -> NDArray[N]:
@@ -146,29 +150,27 @@ def seeds(a: Corpus, b: Corpus) -> tuple[Places, Places]:
     return matches(a, b, SEED_WORDS)
 
 
-def longest(a: Corpus, b: Corpus, known_seeds: tuple[Places, Places] | None = None) -> Shared | None:
-    """The longest run of words that stands in both, or None if they have no word in common.
+def longest(a: Corpus, b: Corpus, known_seeds: tuple[Places, Places] | None = None, least: int = 1) -> Shared | None:
+    """The longest run of words that stands in both, or None if they have none of `least` words (1 to 8) in common.
 
     A shared window of n + 1 words holds one of n at the same start, so the length is found by doubling and bisection, each
     time only among the starts that are still in play.
     """
     begun = known_seeds or seeds(a, b)
-    known = 0
+    known, ceiling, middle = least - 1, SEED_WORDS, least if least > 1 else SEED_WORDS // 2
     found: tuple[Places, Places] | None = None
     if len(begun[1]):
         known, found, step = SEED_WORDS, begun, SEED_WORDS
         while len((longer := matches(a, b, known + step, *found))[1]):
             known, found, step = known + step, longer, 2 * step
-        ceiling = known + step
-    else:
-        ceiling = SEED_WORDS
+        ceiling, middle = known + step, known + step // 2
     while ceiling - known > 1:
-        middle = (known + ceiling) // 2
         tried = matches(a, b, middle, *(found or (None, None)))
         if len(tried[1]):
             known, found = middle, tried
         else:
             ceiling = middle
+        middle = (known + ceiling) // 2
     if found is None:
         return None
     b_start = int(found[1][0])

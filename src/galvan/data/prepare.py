@@ -18,7 +18,7 @@ from galvan.data.read import read
 from galvan.data.recut import Stretch, stretches
 from galvan.data.rows import Row
 from galvan.data.split import Splits, share_of_train, split, without, without_gap
-from galvan.data.store import Documents, in_turns, spool_of
+from galvan.data.store import Documents, Fields, in_turns, spool_of
 from galvan.rundir import Document, write_json, write_rows, write_text
 
 
@@ -62,10 +62,13 @@ def prepare(
     kept = clean.compared(cut.in_order(cleaned(rows, data, log, decode, folder), folder), data.clean, log, folder)
 
     documents, parts, of_row = Documents(folder), array("q"), array("q")
-    for turn in in_turns(numbered(kept, data, offsets, log), lambda some: sum([len(d.text) for _, (d, _) in some])):
-        documents.extend([document for _, (document, _) in turn], [piece.n_tokens for _, (_, piece) in turn])
-        of_row.extend([number for number, _ in turn])
-        parts.extend([piece.number for _, (_, piece) in turn])
+    for turn in in_turns(numbered(kept, data, offsets, log), lambda some: sum([len(fields[1]) for _, (fields, _) in some])):
+        numbers, cuts = zip(*turn, strict=True)
+        fields, pieces = zip(*cuts, strict=True)
+        _, _, part_numbers, n_tokens = zip(*pieces, strict=True)
+        documents.extend_by_fields(fields, n_tokens)
+        of_row.extend(numbers)
+        parts.extend(part_numbers)
     row_of, part_of = np.array(of_row, dtype=np.int64), np.array(parts, dtype=np.int64)
     was_cut = row_of[part_of > 0]
 
@@ -101,8 +104,8 @@ def cleaned(
 
 def numbered(
     rows: Sequence[Row], data: recipe.Data, offsets: cut.Offsets, log: clean.Log
-) -> Iterator[tuple[int, tuple[Document, cut.Piece]]]:
-    """The documents that are cut of `rows`, each with the number of its row."""
+) -> Iterator[tuple[int, tuple[Fields, cut.Piece]]]:
+    """The documents that are cut of `rows`, in fields, each with the number of its row."""
     number = -1
 
     def counted() -> Iterator[Row]:
@@ -111,7 +114,7 @@ def numbered(
             yield row
 
     pieces = clean.long_enough(cut.cut(counted(), data.document_tokens, offsets), data.minimum_words, log)
-    for pair in cut.to_documents(clean.first(pieces, data.maximum_documents, log)):
+    for pair in cut.document_fields(clean.first(pieces, data.maximum_documents, log)):
         yield number, pair
 
 

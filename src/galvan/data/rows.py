@@ -7,13 +7,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
+
 from galvan.data.columns import Columns
+from galvan.data.together import codes_of
 from galvan.errors import DataError
 from galvan.payload import Payload, learned_text
 from galvan.text import shown
 
 ROW_LIMIT = 5_000_000  # characters; a longer table row is an open quote or not a table (whole txt files may be longer)
 _POSITION_LIMIT = 2**53
+_HALVES, _HALF = np.uint16(0xF800), np.uint16(0xD800)  # of characters that have two codes in UTF-16
 
 
 class Row(NamedTuple):
@@ -66,11 +70,10 @@ def make_rows(
     """
     texts = [values.get(columns.text) for _, values in records]
     try:
-        together = "\0".join(texts)  # type: ignore[arg-type]
-        together.encode("utf-8")
-    except (TypeError, UnicodeEncodeError):
+        codes = codes_of(texts)  # type: ignore[arg-type]
+    except TypeError:
         return None
-    if len(together) > ROW_LIMIT or together.count("\0") != len(texts) - 1:
+    if len(codes) > ROW_LIMIT or not codes.all() or (codes & _HALVES == _HALF).any():
         return None
     rows = []
     for number, ((place, values), text) in enumerate(zip(records, texts, strict=True), before + 1):

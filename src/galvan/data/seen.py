@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from array import array
-from collections.abc import Iterable
-from struct import Struct
+from collections.abc import Hashable, Iterable
+
+import numpy as np
 
 _SMALLEST = 1 << 10
 _FREE = 0
-_UINT64 = Struct("<Q")
 
 
 class Seen:
@@ -21,22 +20,20 @@ class Seen:
 
     def _clear(self, size: int) -> None:
         self._mask = size - 1
-        self._keys, self._numbers = array("Q", bytes(8 * size)), array("I", bytes(4 * size))
+        self._keys, self._numbers = array("q", bytes(8 * size)), array("I", bytes(4 * size))
 
-    def number(self, key: bytes) -> tuple[int, bool]:
+    def number(self, key: Hashable) -> tuple[int, bool]:
         """The number of `key`, from 0, and whether it is new."""
         return self.numbers([key])[0]
 
-    def numbers(self, some: Iterable[bytes]) -> list[tuple[int, bool]]:
+    def numbers(self, some: Iterable[Hashable]) -> list[tuple[int, bool]]:
         """The same of some keys, in order."""
         found = []
-        for key in some:
-            (hashed,) = _UINT64.unpack(hashlib.blake2b(key, digest_size=8).digest())
-            hashed = hashed or 1
-            slot = self._slot(hashed)
+        for hashed in map(hash, some):
+            slot = self._slot(hashed or 1)
             is_new = self._keys[slot] == _FREE
             if is_new:
-                self._keys[slot], self._numbers[slot] = hashed, self._count
+                self._keys[slot], self._numbers[slot] = hashed or 1, self._count
                 self._count += 1
             found.append((self._numbers[slot], is_new))
             if 3 * self._count > 2 * self._mask:
@@ -52,9 +49,16 @@ class Seen:
         return slot
 
     def _grow(self) -> None:
-        keys, numbers = self._keys, self._numbers
+        """Twice the table: each key behind the one before it, or in its own slot where that is further on."""
+        keys, numbers = np.frombuffer(self._keys, dtype=np.int64), np.frombuffer(self._numbers, dtype=np.uint32)
+        used = np.flatnonzero(keys)
         self._clear(2 * len(keys))
-        for key, number in zip(keys, numbers, strict=True):
-            if key:
-                slot = self._slot(key)
-                self._keys[slot], self._numbers[slot] = key, number
+        used = used[np.argsort(keys[used] & self._mask)]
+        slots = keys[used] & self._mask
+        slots = np.maximum.accumulate(slots - np.arange(len(slots))) + np.arange(len(slots))
+        inside = slots <= self._mask
+        np.frombuffer(self._keys, dtype=np.int64)[slots[inside]] = keys[used[inside]]
+        np.frombuffer(self._numbers, dtype=np.uint32)[slots[inside]] = numbers[used[inside]]
+        for place in used[~inside].tolist():  # behind the end is the beginning
+            slot = self._slot(int(keys[place]))
+            self._keys[slot], self._numbers[slot] = int(keys[place]), int(numbers[place])

@@ -167,7 +167,8 @@ class _Held:
             seen.leaking[overlap.documents_sharing(a, b, SPAN_WORDS, in_both)] = True
             seen.near[self._near(block, in_a, in_b)] = True
         if len(in_b) or (self._short and (seen.span is None or seen.span[0] < COPY_WORDS)):
-            span = overlap.longest(a, b, (in_a, in_b))
+            least = min(COPY_WORDS, 1 if seen.span is None else seen.span[0])
+            span = overlap.longest(a, b, (in_a, in_b), least)
             if span is not None and (seen.span is None or (span.length, -span.b_start) > (seen.span[0], -seen.span[1])):
                 words, other = b.words(span.b_start, span.length), block.documents[int(a.owner[span.a_start])].id
                 seen.span = span.length, span.b_start, words, other

@@ -26,6 +26,7 @@ from galvan.rundir import Document, cannot_write, writing
 T = TypeVar("T")
 S = TypeVar("S")
 Places = NDArray[np.int64]
+Fields = tuple[Any, ...]  # of a Document, in order
 TOGETHER = 64  # items that are written and read at once: the next is mostly asked for next
 LARGE = 1 << 16  # characters; fewer items than that are together where they have so many
 
@@ -86,9 +87,12 @@ class Spool(OnDemand[T]):
 
     def extend(self, items: Sequence[T]) -> None:
         """All of `items`, in about the time that one would take."""
-        self._waiting += map(self._pack, items)
-        if self._size is not None:
-            self._weight += self._size(items)
+        self.extend_packed(map(self._pack, items), 0 if self._size is None else self._size(items))
+
+    def extend_packed(self, packed: Iterable[Any], size: int) -> None:
+        """As `extend`, with what `pack` gives and the size of all of it."""
+        self._waiting += packed
+        self._weight += size
         if len(self._waiting) >= TOGETHER or self._weight >= LARGE:
             self._put_down()
 
@@ -251,14 +255,17 @@ class Documents(OnDemand[Document]):
         self.extend([document], [n_tokens])
 
     def extend(self, documents: Sequence[Document], n_tokens: Iterable[int]) -> None:
-        self._spool.extend(documents)
+        self.extend_by_fields(list(map(_FIELDS, documents)), n_tokens)
+
+    def extend_by_fields(self, documents: Sequence[Fields], n_tokens: Iterable[int]) -> None:
+        """As `extend`, without making a Document of any."""
+        _, texts, sources, positions, groups, *_ = zip(*documents, strict=True)
+        self._spool.extend_packed(documents, sum(map(len, texts)))
         name = self._names.setdefault
-        self.sources += [name(document.source, document.source) for document in documents]
-        self.groups += [
-            name(document.source, document.source) if document.group is None else name(document.group, document.group)
-            for document in documents
-        ]
-        self.positions.extend([document.position for document in documents])
+        self.sources += map(name, sources, sources)
+        labels = [source if group is None else group for source, group in zip(sources, groups, strict=True)]
+        self.groups += map(name, labels, labels)
+        self.positions.extend(positions)
         self.n_tokens.extend(n_tokens)
 
     def __len__(self) -> int:
@@ -280,6 +287,7 @@ class Documents(OnDemand[Document]):
         return Part(self, places)
 
 
+_FIELDS: Callable[[Document], Fields] = attrgetter(*Document.__dataclass_fields__)
 _TEXT = itemgetter(list(Document.__dataclass_fields__).index("text"))
 
 
