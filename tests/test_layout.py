@@ -29,7 +29,7 @@ ORDER = [
     {"notebook", "preflight", "report", "trackers"},
     {"plan", "story", "side_by_side"},
     {"doctor", "pipeline", "space"},
-    {"publish", "sweep", "improve"},
+    {"publish", "sweep", "improve", "many"},
     {"cli"},
     {"__main__"},
 ]

@@ -64,6 +64,17 @@ def test_the_gains_are_those_of_the_family_over_the_base(three: list[Path]) -> N
         assert ours.nats_per_token == pytest.approx(theirs.nats_per_token) and ours.ci95 == pytest.approx(theirs.ci95)
 
 
+def test_of_many_adapters_the_page_shows_the_pairs_of_the_first_and_an_adapter_a_line(
+    three: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparison, "MOST_PAIRS", 2)
+    monkeypatch.setattr(comparison, "MOST_COLUMNS", 3)
+    page = comparison.to_markdown(side_by_side(three), "s")
+    assert "| better over first |" in page and "| better over alike |" in page and "Of 3 pairs those of better are shown" in page
+    assert "| alike over first |" not in page and "| first over alike |" not in page
+    assert "| Adapter | trained parameters |" in page
+
+
 def test_every_pair_is_judged_and_the_answer_rests_on_it(three: list[Path]) -> None:
     found = side_by_side(three)
     pairs = {c.name: c for c in found.pairs.candidates}

@@ -23,6 +23,7 @@ from galvan.text import shown
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from galvan.many import Evaluated
     from galvan.report import Judged
 
 app = typer.Typer(
@@ -79,6 +80,10 @@ Format = Annotated[
         callback=_told,
         help="github adds annotations for GitHub Actions, on stderr: a line for each finding, and the verdict.",
     ),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option("--ray", metavar="ADDRESS", help="Work on the nodes of this Ray cluster, or `local` for one on this machine."),
 ]
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML recipe; galvan init writes one.")]
 Base = Annotated[str, typer.Argument(metavar="BASE", help="A folder, a Hub id with optional @revision, or galvan/spark.")]
@@ -150,7 +155,7 @@ def sweep(
     trials: Annotated[int | None, typer.Option("--trials", metavar="N", min=1, max=10_000, help="How many, where the search is random or tpe.")] = None,
     prune: Annotated[bool, typer.Option("--prune", help="Give a trial up where it is worse than the best one, document by document (Wilcoxon).")] = False,
     storage: Annotated[str | None, typer.Option("--storage", metavar="URL", help="A database in which several workers share the trials; default a journal file in the folder.")] = None,
-    ray: Annotated[str | None, typer.Option("--ray", metavar="ADDRESS", help="Run trials on this Ray cluster, or `local` for one on this machine.")] = None,
+    ray: Ray = None,
     settings: Set = None, out: Out = None, json: Json = False, quiet: Quiet = False, offline: Offline = False, fail_on: FailOn = None,
 ) -> None:  # fmt: skip
     """Train many settings, choose on validation documents, judge the chosen one once. Example: galvan sweep recipe.yaml --grid training.lora.rank=8,16"""
@@ -197,6 +202,7 @@ def improve(
     trials: Annotated[int, typer.Option("--trials", metavar="N", min=1, max=1_000, help="Trials after the start at most.")] = 10,
     minutes: Annotated[float | None, typer.Option("--minutes", min=0, help="Minutes of training at most; the trial under way is finished.")] = None,
     tokens: Annotated[int | None, typer.Option("--tokens", min=0, help="Tokens trained on at most; the trial under way is finished.")] = None,
+    ray: Ray = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where trials and report go; default RUN/improve.")] = None,
     settings: Set = None, json: Json = False, quiet: Quiet = False, offline: Offline = False,
 ) -> None:  # fmt: skip
@@ -209,8 +215,8 @@ def improve(
         raise errors.RecipeError("usage", "--set changes a recipe; a run has its own. Give the recipe instead of the folder.")
     asked = None if run_or_recipe.is_dir() else recipe.load(run_or_recipe, settings or ())
     with _watched(quiet or json) as progress:
-        folder = run_or_recipe if asked is None else run_first(asked, progress, offline)
-        found = loop(folder, Budget(trials, minutes, tokens), out=out, progress=progress, offline=offline)
+        folder = run_or_recipe if asked is None else run_first(asked, progress, offline, ray)
+        found = loop(folder, Budget(trials, minutes, tokens), out=out, progress=progress, offline=offline, ray=ray)
     print(found.to_json() if json else found.to_text())
     raise typer.Exit(found.exit_code())
 
@@ -279,31 +285,39 @@ def score(
 @app.command()
 def evaluate(
     base: Base,
-    adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="A PEFT adapter, or a fully tuned model: a folder or a Hub id.")],
+    adapters: Annotated[list[str], typer.Argument(metavar="ADAPTER...", help="PEFT adapters, or fully tuned models: folders or Hub ids. Several share one load of the base, and are judged together as well.")],
     data: DataFile,
     train_data: Annotated[str | None, typer.Option("--train-data", metavar="DATA", help="The text it was trained on, if at hand.")] = None,
     reported: Annotated[list[str] | None, typer.Option("--reported", metavar="ARM=VALUE", help="A perplexity that another program gave for this text, base=7.95 or tuned=7.95; how it was computed is looked for.")] = None,
+    ray: Ray = None,
     column: Column = "text", settings: Set = None, out: Out = None, json: Json = False, quiet: Quiet = False, offline: Offline = False,
     fail_on: FailOn = None, form: Format = Form.TEXT,
 ) -> None:  # fmt: skip
-    """Everything after training, for an adapter made anywhere. Example: galvan evaluate BASE ADAPTER --data held-out.csv"""
+    """Everything after training, for adapters made anywhere. Example: galvan evaluate BASE ADAPTER --data held-out.csv"""
     from galvan import pipeline
 
     figures = _reported(reported) if reported else None
+    asked: dict[str, Any] = {"train_data": train_data, "column": column, "out": out, "settings": settings or (), "offline": offline}
     with _watched(quiet or json) as progress:
-        judged = pipeline.evaluate(
-            base,
-            adapter,
-            data,
-            train_data=train_data,
-            column=column,
-            out=out,
-            settings=settings or (),
-            progress=progress,
-            offline=offline,
-            reported=figures,
-        )
-    _finish(judged, json, quiet, fail_on)
+        if len(adapters) == 1 and ray is None:
+            judged = pipeline.evaluate(base, adapters[0], data, progress=progress, reported=figures, **asked)
+        else:
+            found = _evaluate_many(base, adapters, data, figures, ray=ray, progress=progress, **asked)
+    if len(adapters) == 1 and ray is None:
+        _finish(judged, json, quiet, fail_on)
+    if json:
+        print(found.to_json())
+    else:
+        found.show()
+    raise typer.Exit(found.exit_code(fail_on))
+
+
+def _evaluate_many(base: str, adapters: list[str], data: str, reported: dict[str, float] | None, **asked: Any) -> Evaluated:
+    from galvan.many import evaluate_many
+
+    if reported:
+        raise errors.RecipeError("usage", "--reported is for one adapter; evaluate that one alone, without --ray.")
+    return evaluate_many(base, adapters, data, **asked)
 
 
 @app.command()

@@ -32,6 +32,9 @@ class GalvanError(Exception):
     def __str__(self) -> str:
         return str(self.args[0])
 
+    def __reduce__(self) -> tuple[type[GalvanError], tuple[str, str]]:
+        return type(self), (self.code, str(self))  # as it comes back from another process
+
 
 class RecipeError(GalvanError, ValueError):
     """The command line or the recipe asks for something that does not exist or contradicts itself."""

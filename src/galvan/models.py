@@ -528,8 +528,9 @@ def _loftq(adapter: Located) -> str:
     )
 
 
-def without_adapter(wrapped: Any, adapter: Located) -> Any | None:
-    """The base that `wrapped` was made around, in place; None where unloading would not bring it back.
+def without_adapter(wrapped: Any, adapter: Located | None) -> Any | None:
+    """The base that `wrapped` was made around, in place; None where unloading would not bring it back. `adapter` is its files, None for
+    an adapter that has none.
 
     Trained biases, saved modules and embeddings stay in the base, and so does what a start such as PiSSA took out of its weights.
     """
@@ -541,7 +542,11 @@ def without_adapter(wrapped: Any, adapter: Located) -> Any | None:
         and not getattr(config, "modules_to_save", None)
         and not getattr(config, "trainable_token_indices", None)
         and getattr(config, "init_lora_weights", True) in (True, False, "gaussian")
-        and all("lora_" in name for path in weight_files(adapter, "adapter_model") for name in safetensors_header(path))
+        and all(
+            "lora_" in name
+            for path in (weight_files(adapter, "adapter_model") if adapter else ())
+            for name in safetensors_header(path)
+        )
     )
     return wrapped.unload() if plain else None
 

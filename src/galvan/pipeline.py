@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from galvan.text import shown
 if TYPE_CHECKING:
     from galvan.diagnosis import Finding
     from galvan.diagnostic import Diagnostic
+    from galvan.measure.bench import Bench
     from galvan.measure.facts import Integrity
     from galvan.report import Judged
     from galvan.statistics import BitsGain, Family, Gain, Interval, Separation
@@ -28,13 +29,14 @@ if TYPE_CHECKING:
 
 def run(
     recipe: Recipe | Path | str, out: Path | None = None, progress: Progress | None = None, offline: bool = False, seeds: int = 1,
-    shared: Shared | None = None,
+    shared: Shared | None = None, wait: bool = False,
 ) -> Judged:  # fmt: skip
     """The whole story of a recipe in the folder `out` (default `runs/NAME`); resumes what an earlier run left there.
 
     With `seeds` above 1 the recipe is trained with so many seeds on the same split, the others in OUT/seeds, and the result also holds
     the interval for the recipe; the verdict stays that on the adapter of the first seed. Where that one is refused, no other is trained.
-    Runs that are given the same `shared` (galvan.training.shared.Shared) load one base and tokenise once for all their trainings.
+    Runs that are given the same `shared` (galvan.training.shared.Shared) load one base and tokenise once for all their trainings. With `wait`
+    a process that works in the folder is waited for, instead of refusing to be the second.
     """
     from galvan.compare_seeds import ask, folder_of, training_seeds, with_seed
     from galvan.report import judge
@@ -45,7 +47,7 @@ def run(
 
         shared = Shared()
     story = Story.begin(asked, out or Path("runs") / asked.name, progress, offline, shared=shared)
-    with story.alone():
+    with story.alone(wait):
         for line in story.prepare().to_text().split("\n"):
             story.progress.say(shown(line))
         story.augment()
@@ -86,15 +88,27 @@ def evaluate(
     `reported` are perplexities that another program gave for the same documents, {"base": 7.95, "tuned": 7.95}: are they right, and if
     not, which wrong way of computing gives them?
     """
-    from galvan.report import judge
-
     name = "evaluate-" + fingerprint([str(base), str(adapter), str(data)])[:8]
-    asked = _foreign(name, str(base), str(data), column, settings)
-    story = Story.begin(asked, out or Path("runs") / name, progress, offline, str(adapter))
-    with story.alone():
+    asked = foreign(name, str(base), str(data), column, settings)
+
+    def documents(story: Story) -> None:
         story.take_documents(None if train_data is None else str(train_data))
         if reported is not None:
             write_json(story.folder / "reported.json", dict(reported))
+
+    return evaluated(asked, str(adapter), out or Path("runs") / name, progress, offline, documents)
+
+
+def evaluated(
+    asked: Recipe, adapter: str, folder: Path, progress: Progress | None, offline: bool, documents: Callable[[Story], None],
+    bench: Bench | None = None, wait: bool = False,
+) -> Judged:  # fmt: skip
+    """The stages of an evaluation in `folder`; `documents` puts there what is judged on, and `bench` is where models come from."""
+    from galvan.report import judge
+
+    story = Story.begin(asked, folder, progress, offline, adapter, bench=bench)
+    with story.alone(wait):
+        documents(story)
         story.check()
         story.score()
         story.generate()
@@ -105,7 +119,8 @@ def evaluate(
         return judged
 
 
-def _foreign(name: str, base: str, data: str, column: str, settings: Sequence[str]) -> Recipe:
+def foreign(name: str, base: str, data: str, column: str, settings: Sequence[str]) -> Recipe:
+    """The recipe of an evaluation: an adapter from elsewhere has none of its own."""
     tree: dict[str, Any] = {"name": name, "model": {"base": base}, "data": {"source": data, "column": column}}
     return recipes.from_text(to_json(tree), "galvan evaluate", settings)
 
@@ -268,7 +283,7 @@ def score(
     from galvan.statistics import comparable, separation
 
     name = "score-" + fingerprint([str(base), [str(a) for a in adapters], str(data)])[:8]
-    asked = _foreign(name, str(base), str(data), column, settings)
+    asked = foreign(name, str(base), str(data), column, settings)
     story = Story.begin(asked, out or Path("runs") / name, progress, offline)
     with story.alone():
         refusals, one_tokenizer = story.score_adapters([str(a) for a in adapters])

@@ -190,6 +190,15 @@ class Lora(Section):
         default_factory=list, description="Modules trained and saved whole beside the adapter, such as embed_tokens and lm_head."
     )
     b_rate_ratio: Annotated[float, Field(gt=0)] = Field(1.0, description="Learning rate of B over that of A (LoRA+ takes 16).")
+    continue_from: Annotated[str, Field(min_length=1)] | None = Field(
+        None,
+        description="An adapter to go on training, a folder or a Hub id, instead of a fresh one: its weights are the start, the optimizer is fresh and "
+        "the learning rate rises and falls anew. Rank, alpha, targets and the rest of this block must be those that it has.",
+    )
+    continue_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
+        None,
+        description="sha256 of that adapter's weights; another file is refused. A run writes it into its own recipe, so null is enough.",
+    )
 
     def as_saved(self) -> dict[str, Any]:
         """Rank and alpha in the saved adapter: with a start out of the weights both B A and the start's own B A are in it, at the same scale."""
@@ -201,6 +210,16 @@ class Lora(Section):
     def _a_start_ends_as_plain_lora(self) -> Lora:
         if self.start != "default" and self.dora:
             raise ValueError(f"start {self.start} is saved as a plain LoRA, which dora is not; choose one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _what_goes_on_has_its_start(self) -> Lora:
+        if self.continue_from is not None and self.start != "default":
+            raise ValueError(
+                f"start {self.start} is for a fresh adapter, and continue_from gives the start; leave start at default"
+            )
+        if self.continue_from is None and self.continue_sha256 is not None:
+            raise ValueError("continue_sha256 names the weights of continue_from, which is null; give both or neither")
         return self
 
 
@@ -272,10 +291,22 @@ class Training(Section):
         return self
 
     @model_validator(mode="after")
+    def _adapters_alone_go_on(self) -> Training:
+        if self.method == "full" and self.lora.continue_from is not None:
+            raise ValueError("lora.continue_from is for method lora; to go on from a whole model, make it the base")
+        return self
+
+    @model_validator(mode="after")
     def _muon_is_for_full_training(self) -> Training:
         if self.optimizer == "muon" and self.method != "full":
             raise ValueError("optimizer muon is for method full; an adapter's factors are trained with adamw")
         return self
+
+    def identity(self) -> dict[str, Any]:
+        """All settings that the trained weights depend on; an adapter that is gone on with counts by its bytes, wherever it lies."""
+        here = {"checkpoint_seconds", "checkpoints", "shard", "seed"}
+        found = self.model_dump(exclude={**dict.fromkeys(here, True), "lora": {"continue_from", "continue_sha256"}})
+        return found if self.lora.continue_sha256 is None else {**found, "continued": self.lora.continue_sha256}
 
 
 class Evaluation(Section):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from galvan import distributed
 from galvan import recipe as recipes
-from galvan.errors import ComparisonRefused, DataError, GalvanError, RecipeError
+from galvan.errors import ComparisonRefused, DataError, GalvanError, ModelError, RecipeError
 from galvan.progress import Progress, Silent
 from galvan.recipe import Recipe
 from galvan.rundir import (
@@ -43,10 +43,12 @@ if TYPE_CHECKING:
     from galvan.data.show import ShownRow
     from galvan.data.token_checks import TokenReport
     from galvan.data.tokens import TokenRow
+    from galvan.measure.bench import Bench
     from galvan.measure.generation import GenerationFacts, Sample
     from galvan.measure.scoring import Score
     from galvan.models import Choice, Fingerprints, Located
     from galvan.preflight import Preflight
+    from galvan.training import onward
     from galvan.training.cost import Cost
     from galvan.training.loop import Watch
     from galvan.training.shared import Shared
@@ -85,28 +87,36 @@ class Story:
     _preflight: Preflight | None = None
     _rows: Sequence[TokenRow] | None = None  # the training texts' rows, on disk, until training begins
     _shared: Shared | None = None
+    _given: Bench | None = None
 
     @classmethod
     def begin(
-        cls, recipe: Recipe, folder: Path, progress: Progress | None, offline: bool, tuned: str | None = None, shared: Shared | None = None
+        cls, recipe: Recipe, folder: Path, progress: Progress | None, offline: bool, tuned: str | None = None, shared: Shared | None = None,
+        bench: Bench | None = None,
     ) -> Story:  # fmt: skip
         """Find the models, say what was chosen and why, and write the resolved recipe into the run.
 
-        `shared` is what this training has in common with others of this process; with several processes each loads its own.
+        `shared` is what this training has in common with others of this process, `bench` what its measuring has; with several processes
+        each loads its own.
         """
         from galvan import models, trackers
         from galvan.measure.lm_eval_tasks import require_lm_eval
+        from galvan.training import onward
 
         progress = progress or Silent()
+        recipe = onward.pinned(recipe, folder, offline)
         trackers.require(recipe.trackers)
         require_lm_eval(recipe.evaluation.lm_eval_tasks)
         base = models.locate(recipe.model.base, offline=offline)
         adapter = None if tuned is None else models.locate(tuned, "adapter", offline)
         device = models.choose_device(recipe.model.device)
         dtype = models.choose_dtype(recipe.model.dtype, device.value)
-        story = cls(recipe, folder, base, models.fingerprints(base), device, dtype, progress, offline, adapter)
-        story._tokenizer = models.load_tokenizer(base)
+        bench = None if distributed.launched() else bench
+        prints = bench.said(["fingerprints"], lambda: models.fingerprints(base)) if bench else models.fingerprints(base)
+        story = cls(recipe, folder, base, prints, device, dtype, progress, offline, adapter)
+        story._tokenizer = bench.said(["tokenizer"], lambda: models.load_tokenizer(base)) if bench else models.load_tokenizer(base)
         story._shared = None if distributed.launched() else shared
+        story._given = bench
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -310,6 +320,11 @@ class Story:
         write_rows(self.folder / "data" / "train.jsonl", documents(train_data) if train_data else [])
         write_rows(self.folder / "data" / "validation.jsonl", [])
 
+    def copy_documents(self, other: Path) -> None:
+        """The documents that another run took: the same for every adapter that is judged on them."""
+        for name in ("test", "train", "validation"):
+            write_bytes(self.folder / "data" / f"{name}.jsonl", (other / "data" / f"{name}.jsonl").read_bytes())
+
     def train(self, watch: Watch | None = None, adopt: Path | None = None) -> None:
         """adapter/ (or model/), training.jsonl, curves.jsonl, training.json. `watch` sees every step and may end it, in one process.
 
@@ -322,7 +337,7 @@ class Story:
         stage = Stage(
             self.folder, "train",
             {
-                "training": settings.model_dump(exclude={"checkpoint_seconds", "checkpoints", "shard", "seed"}), "model": self.recipe.model,
+                "training": settings.identity(), "model": self.recipe.model,
                 "seed": self.recipe.training_seed, "base": self.prints, "device": self.device.value, "dtype": self.dtype.value, "versions": _versions(),
                 "data": [sha256_file(self.folder / "data" / f"{n}.jsonl") for n in ("train", "validation")],
                 "document_tokens": self._training_tokens(),
@@ -345,9 +360,9 @@ class Story:
         from galvan import models
         from galvan.models import Choice, Located
         from galvan.trackers import tracking
-        from galvan.training import precision
-        from galvan.training.live_checks import base_losses
-        from galvan.training.loop import train
+        from galvan.training import onward, precision
+        from galvan.training.live_checks import Expected, base_losses
+        from galvan.training.loop import evaluate_together, train
         from galvan.training.loss_checks import loss_checks
         from galvan.training.shared import Shared
 
@@ -367,13 +382,23 @@ class Story:
             key, lambda: models.load_base(self.base, self.recipe.model, device, Choice(held.weights, held.sentence))
         )
         self.progress.say(held.sentence)
-        base_nll = base_losses(model, _probe(encode["train"], settings.probe_documents)[:CHECK_TEXTS])
-        total = sum(p.numel() for p in model.parameters())
+        followed = {"validation": encode["validation"], "probe": _probe(encode["train"], settings.probe_documents)}
+        total, parent = sum(p.numel() for p in model.parameters()), self._parent()
+        before: list[dict[str, Any]] = []
+        if parent is not None:
+            before, ended = onward.losses(parent, self.folder, followed, lambda rows: evaluate_together(model, rows))
+        else:
+            expected = Expected(base_losses(model, followed["probe"][:CHECK_TEXTS]))
         targets: list[str] = []
         if settings.method == "lora":
             model = models.add_lora(model, settings.lora, self.base.name, self.base.revision, self.recipe.training_seed)
             if settings.lora.start != "default" and not distributed.rank():
                 models.save(model, work / "start")
+            if parent is not None:
+                onward.take_weights(model, parent.adapter)
+                alike = parent.record.get("precision") == held.sentence
+                expected = Expected(base_losses(model.eval(), followed["probe"][:CHECK_TEXTS]) | ended, parent.adapter.name, alike)
+                self.progress.say(f"Training goes on from {shown(parent.adapter.name)}; the learning rate begins anew.")
             targets = sorted({n.rsplit(".lora_A", 1)[0].rsplit(".", 1)[-1] for n, _ in model.named_parameters() if ".lora_A." in n})
         elif self.recipe.model.quantization != "none":
             raise RecipeError(
@@ -383,9 +408,9 @@ class Story:
         checks = loss_checks(model, rows, settings.packing)
         with tracking(self.folder, self.recipe, self.progress, self.offline) as tracked:
             trained = train(
-                model, self._rows_of_epoch(splits["train"], encode["train"], augmented), settings, self.recipe.training_seed, work, encode["validation"],
-                _probe(encode["train"], settings.probe_documents), identity, self.progress, None if distributed.rank() else tracked.beside(watch),
-                base_nll, None if held.compute == held.weights else getattr(torch, held.compute), torch.device(self.device.value),
+                model, self._rows_of_epoch(splits["train"], encode["train"], augmented), settings, self.recipe.training_seed, work, followed["validation"],
+                followed["probe"], identity, self.progress, None if distributed.rank() else tracked.beside(watch),
+                expected, None if held.compute == held.weights else getattr(torch, held.compute), torch.device(self.device.value), before,
             )  # fmt: skip
         if distributed.rank():
             return []
@@ -406,15 +431,33 @@ class Story:
             {
                 "method": settings.method, "steps": trained.steps, "tokens": trained.tokens, "trainable_parameters": trained.trainable_parameters,
                 "optimizer_parameters": trained.optimizer_parameters, "kept_step": trained.kept_step, "stopped_early": trained.stopped_early,
-                "precision": held.sentence, "base_sha256": self.prints.weights,
+                "precision": held.sentence, "base_sha256": self.prints.weights, "tokenizer_sha256": self.prints.tokenizer,
                 "total_parameters": total, "rows": len(rows), "truncated_rows": sum(row.cut_tokens > 0 for row in rows),
                 "truncated_tokens": sum(row.cut_tokens for row in rows), "targets": targets, "checks": checks,
                 **(settings.lora.as_saved() if settings.method == "lora" else {"alpha": None, "rank": None, "use_rslora": None}),
                 "adapter_sha256": sha256_file(self.folder / target / "adapter_model.safetensors") if settings.method == "lora" else None,
+                "continued": None if parent is None else parent.told(),
             },
         )  # fmt: skip
         written = sorted(f"{target}/{p.name}" for p in (self.folder / target).iterdir())
         return [*written, "training.jsonl", "curves.jsonl", "training.json"]
+
+    def _parent(self) -> onward.Parent | None:
+        """The adapter that this training goes on from, None where it begins afresh. ModelError where it does not fit the base or the recipe."""
+        from galvan.diagnosis import Facts, diagnose, refusal
+        from galvan.measure.integrity import check
+        from galvan.training import onward
+
+        lora = self.recipe.training.lora
+        if lora.continue_from is None:
+            return None
+        parent = onward.find(lora.continue_from, self.offline)
+        facts = check(self.base, parent.adapter, self.recipe.model, load=False)
+        if (broken := refusal(diagnose(Facts(facts)))) is not None:
+            raise ModelError(broken.code, f"{shown(parent.adapter.name)} is nothing to go on from: {broken}")
+        onward.require_same_tokenizer(parent, self.prints.tokenizer, facts.files.same_tokenizer if facts.files else None)
+        onward.require_shape(parent.adapter, lora)
+        return parent
 
     def check(self) -> None:
         """integrity.json: is the adapter whole, in the model, and doing something? No perplexity is computed before this."""
@@ -427,7 +470,7 @@ class Story:
             return
         stage.begin()
         self.progress.say("Checking that the adapter is whole and really applied.")
-        write_json(self.folder / "integrity.json", check(self.base, self.tuned, self.recipe.model, texts))
+        write_json(self.folder / "integrity.json", check(self.base, self.tuned, self.recipe.model, texts, bench=self._bench))
         stage.finish(["integrity.json"])
 
     def score(self) -> None:
@@ -461,9 +504,11 @@ class Story:
             for name in ("test", "train")
         }
         documents["train"] = _probe(documents["train"], PROBE_DOCUMENTS)
+        # On a shared bench it depends on what was there before which blocks are scored, and one adapter is soon scored again.
+        kept = None if self._bench.shared else Kept(self.folder / "work" / "scores", identity)
         rows = score_arms(
-            self.base, self.tuned, self.recipe, self._tokenizer, documents, self._context(), CONTROL_DOCUMENTS, self.device, self.dtype, self.progress,
-            self._other_tokenizer(self.tuned), Kept(self.folder / "work" / "scores", identity),
+            self._bench, self.tuned, self.recipe, self._tokenizer, documents, self._context(), CONTROL_DOCUMENTS, self.progress,
+            self._other_tokenizer(self.tuned), kept,
         )  # fmt: skip
         self._write_scores(rows)
         if not distributed.rank():
@@ -514,7 +559,7 @@ class Story:
         context = min(self._positions(), self._positions(self.tuned))
         writer = engine(self.base, context, self.dtype.value) if asked.engine == "vllm" else None
         samples, facts = generate(
-            self.base, {"tuned": self.tuned}, self.recipe, self._tokenizer, found, most, context, self.device, self.dtype, self.progress,
+            self._bench, {"tuned": self.tuned}, self.recipe, self._tokenizer, found, most, context, self.progress,
             {} if other is None else {"tuned": other}, writer,
         )  # fmt: skip
         facts.prompt_ids = prompt_facts(found, documents, self._tokenizer)
@@ -545,8 +590,7 @@ class Story:
     def _retain_now(
         self, neutral: Sequence[Document], n_related: int, held_out: Sequence[Document], train: Sequence[Document]
     ) -> list[str]:
-        from galvan import models
-        from galvan.measure.extraction import extract, write_extraction
+        from galvan.measure.extraction import Extracted, extract, write_extraction
         from galvan.measure.lm_eval_tasks import answer_tasks
         from galvan.measure.retention import Retained, retention, write_retention
 
@@ -560,8 +604,7 @@ class Story:
                     "Base and tuned have different tokenizers: their distributions do not compare.",
                 )
             return ["retention.parquet"]
-        base = models.load_base(self.base, self.recipe.model, self.device, self.dtype)
-        tuned = models.load_tuned(self.base, self.tuned, self.recipe.model, self.device, self.dtype)
+        base, tuned = self._bench.base(), self._bench.load(self.tuned)
         rows: list[Retained] = []
         reason = None
         try:
@@ -569,13 +612,13 @@ class Story:
                 rows += retention(base, tuned, self._tokenizer, some, kind, min(NEUTRAL_TOKENS, self._positions()), self.progress)
         except ComparisonRefused as error:
             rows, reason = [], str(error)
-        arms = (("base", base), ("tuned", tuned))
-        passages = [
-            row
-            for arm, model in arms
-            for split, some in (("train", train), ("test", held_out))
-            for row in extract(model, self._tokenizer, some, arm, split)
-        ]
+
+        def extracted(arm: str, model: Any) -> list[Extracted]:
+            parts = (("train", train), ("test", held_out))
+            return [row for split, some in parts for row in extract(model, self._tokenizer, some, arm, split)]
+
+        passages = self._bench.said(["extraction", list(train), list(held_out)], lambda: extracted("base", base))
+        passages = passages + extracted("tuned", tuned)
         names = ["retention.parquet", "extraction.parquet"]
         if distributed.rank():
             return names
@@ -585,6 +628,8 @@ class Story:
         if asked.lm_eval_tasks:
             write_rows(self.folder / "lm_eval.jsonl", answer_tasks(base, tuned, self._tokenizer, asked.lm_eval_tasks))
             names.append("lm_eval.jsonl")
+        if (self.tuned.path / "adapter_config.json").is_file():
+            self._bench.give_back(self._bench.unload(tuned, self.tuned))
         return names
 
     def score_adapters(self, adapters: Sequence[str]) -> tuple[dict[str, GalvanError], bool]:
@@ -671,6 +716,13 @@ class Story:
                 tracked.conclude(int(read_json(training)["steps"]) if training.is_file() else 0, verdict)
 
     # ---- what the stages share ----
+
+    @property
+    def _bench(self) -> Bench:
+        """Where models come from."""
+        from galvan.measure.bench import Bench
+
+        return self._given or Bench(self.base, self.recipe.model, self.device, self.dtype)
 
     def _reuse(self, stage: Stage) -> bool:
         if stage.done():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import types
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,11 @@ from galvan.improve.driver import Budget, Improved, improve, run_first
 from galvan.improve.evidence import on_validation
 from galvan.improve.held_out import enough_held_out
 from galvan.improve.looks import ALPHA, look
-from galvan.improve.remedy import RATE, State, at_random, diagnosed, key, of_action, usual
+from galvan.improve.remedy import EARLY_STOP, EPOCHS, RATE, SHA256, State, at_random, diagnosed, key, of_action, usual
 from galvan.progress import Silent
 from galvan.recipe import Recipe, from_text
-from galvan.report.remedies import Action
-from galvan.rundir import read_documents, read_rows
+from galvan.report.remedies import CONTINUE, Action
+from galvan.rundir import read_documents, read_json, read_rows
 from galvan.statistics import paired_gain
 from models_for_tests import letters
 
@@ -97,6 +98,26 @@ def test_a_start_that_cannot_train_is_mended_too(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.slow
+def test_a_training_that_was_too_short_is_gone_on_with_instead_of_begun_anew(tmp_path: Path) -> None:
+    letters(tmp_path)  # so few documents judge that the start is no success yet
+    pipeline.run(
+        recipe(tmp_path, "training.learning_rate=3e-4", "training.schedule=constant", "data.split.test=0.02", "training.epochs=4"),
+        tmp_path / "run",
+    )
+    found = improve(tmp_path / "run", Budget(trials=1))
+    first = found.steps[1]
+    assert "Go on training this adapter" in first.action and first.better, [s.action for s in found.steps]
+    trial = tmp_path / "run/improve/trials/01"
+    facts, start = read_json(trial / "training.json"), read_json(tmp_path / "run/training.json")
+    assert facts["continued"]["sha256"] == start["adapter_sha256"]
+    epochs = from_text((trial / "recipe.yaml").read_text()).training.epochs
+    assert facts["steps"] == epochs / 4 * start["steps"]  # it paid for what it added
+    assert first.gain_nats > found.steps[0].gain_nats  # both counted from the base
+    assert "goes on from trial 00" in (tmp_path / "run/improve/improve.md").read_text()
+    assert improve(tmp_path / "run", Budget(trials=1)).to_json() == found.to_json()
+
+
+@pytest.mark.slow
 def test_the_budget_ends_the_loop_with_the_reason_and_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     letters(tmp_path, 60)
     pipeline.run(recipe(tmp_path, "training.learning_rate=1e-9"), tmp_path / "run")
@@ -120,6 +141,33 @@ def test_an_action_becomes_options_of_training_and_nothing_that_would_change_the
     for other in ("--set data.source=MORE-TEXT", "--set data.split.test=0.4", "--set evaluation.margin_nats=1", "--seeds 5", ""):
         assert settings(f"galvan run RECIPE {other}") is None
     assert settings("galvan evaluate BASE ADAPTER --data X --set training.epochs=4") is None
+
+
+ONWARD = Action("Go on.", "w", "e", f"galvan run RECIPE --set {CONTINUE}=ADAPTER --set training.epochs=6 --out FOLDER")
+
+
+def gone_on(tried: frozenset[str] = frozenset()) -> State:
+    """A state that stands on a trial of 6 epochs, which went on from an adapter with 3 behind it."""
+    on = from_text("", "test", [f"{CONTINUE}=/first", f"{SHA256}={'0' * 64}", "training.epochs=6"])
+    evidence = types.SimpleNamespace(training={"continued": {"steps": 30, "epochs": 3.0}})
+    return State(on, evidence, None, tried, "/second")  # type: ignore[arg-type]
+
+
+def test_going_on_takes_the_best_adapter_and_is_no_remedy_where_there_is_none() -> None:
+    found = of_action(ONWARD, "/best")
+    assert found is not None and dict(found.settings) == {CONTINUE: "/best", EPOCHS: 6}
+    assert of_action(ONWARD) is None
+    again = gone_on().after({CONTINUE: "/second", EPOCHS: 4.0}).training
+    assert (again.lora.continue_from, again.lora.continue_sha256, again.epochs) == ("/second", None, 4.0)
+
+
+def test_after_going_on_any_other_change_begins_anew_with_all_the_epochs() -> None:
+    state = gone_on()
+    for settings in ({RATE: 1e-3}, {"training.lora.rank": 16}, {"data.recut": True}):
+        asked = state.after(settings).training
+        assert (asked.lora.continue_from, asked.lora.continue_sha256, asked.epochs) == (None, None, 9.0)
+    for settings in ({EPOCHS: 2.0}, {EARLY_STOP: True}):  # how long alone: still from the first adapter
+        assert state.after(settings).training.lora.continue_from == "/first"
 
 
 def test_no_recipe_is_tried_twice_and_the_random_policy_follows_its_seed() -> None:

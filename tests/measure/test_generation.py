@@ -21,6 +21,7 @@ from galvan.data.tokens import training_rows
 from galvan.errors import ComparisonRefused, DataError, ModelError
 from galvan.measure import decode as decoding
 from galvan.measure import generation, vllm_engine
+from galvan.measure.bench import Bench
 from galvan.measure.decode import Continuation, Job, Sampling, choose, decode, stop_ids
 from galvan.measure.generation import AGAIN, BASE, Sample, batch_facts, generate, merged_copy, slots
 from galvan.measure.prompts import PROMPT_WORDS, median_length, prompt_facts, prompts
@@ -306,7 +307,7 @@ def written(
 ) -> tuple[list[Sample], generation.GenerationFacts]:
     recipe = from_text(json.dumps({"generation": {"samples": 2, "greedy": 2, "documents": 3, **more}}))
     found = prompts({"test": LONG}, recipe.generation, TOKENIZER)
-    return generate(base, tuned, recipe, TOKENIZER, found, 12, 512, CPU, FLOAT32, Silent(), engine=engine)
+    return generate(Bench(base, recipe.model, CPU, FLOAT32), tuned, recipe, TOKENIZER, found, 12, 512, Silent(), engine=engine)
 
 
 @pytest.fixture(scope="module")
@@ -378,9 +379,9 @@ def test_how_texts_ended_is_counted_by_arm_and_setting(rows: Any) -> None:
 def test_prompts_that_leave_no_room_are_left_out_and_counted(base: Located) -> None:
     recipe = from_text(json.dumps({"generation": {"prompts": ["x" * 600, "Short."], "documents": 0}}))
     found = prompts({"test": LONG}, recipe.generation, TOKENIZER)
-    samples, facts = generate(base, {}, recipe, TOKENIZER, found, 4, 512, CPU, FLOAT32, Silent())
+    samples, facts = generate(Bench(base, recipe.model, CPU, FLOAT32), {}, recipe, TOKENIZER, found, 4, 512, Silent())
     assert {r.prompt for r in samples} == {"Short."} and (facts.left_out, facts.prompts) == (1, {"recipe": 1})
-    assert generate(base, {}, recipe, TOKENIZER, found[:1], 4, 512, CPU, FLOAT32, Silent())[0] == []
+    assert generate(Bench(base, recipe.model, CPU, FLOAT32), {}, recipe, TOKENIZER, found[:1], 4, 512, Silent())[0] == []
 
 
 # ---- another engine ----

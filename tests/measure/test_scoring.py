@@ -16,6 +16,7 @@ import torch
 from galvan.errors import DataError
 from galvan.measure import scoring
 from galvan.measure.arms import randomize, score_arms
+from galvan.measure.bench import Bench
 from galvan.measure.kept import Kept
 from galvan.measure.scoring import SCHEMA, Score, not_reproduced, score, text_facts, write_scores
 from galvan.models import Choice, Located
@@ -281,7 +282,18 @@ def arms(tmp_path_factory):
 
     def scored(tuned, documents):
         device, dtype = Choice("cpu", ""), Choice("float32", "")
-        return list(score_arms(located, Located("tuned", folder / tuned), recipe, WITH, documents, 256, 3, device, dtype, Silent()))
+        return list(
+            score_arms(
+                Bench(located, recipe.model, device, dtype),
+                Located("tuned", folder / tuned),
+                recipe,
+                WITH,
+                documents,
+                256,
+                3,
+                Silent(),
+            )
+        )
 
     return scored, scored("adapter", {"test": DOCUMENTS, "train": DOCUMENTS[:2]}), base
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from pathlib import Path
@@ -10,6 +11,8 @@ import optuna
 import pytest
 from test_sweep import recipe
 
+from galvan import pipeline
+from galvan.improve.driver import Budget, improve
 from galvan.rundir import read_json
 from galvan.sweep.driver import sweep
 
@@ -45,3 +48,37 @@ def test_a_sweep_survives_the_loss_of_a_node_with_no_trial_lost_or_counted_twice
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(out / "study.journal")))
     study = optuna.load_study(study_name=optuna.get_all_study_names(storage)[0], storage=storage)
     assert sum(t.state == optuna.trial.TrialState.COMPLETE for t in study.trials) == 8
+
+
+@pytest.mark.slow
+def test_an_improving_loop_on_nodes_takes_the_steps_that_it_takes_here_and_survives_the_loss_of_one(tmp_path: Path) -> None:
+    """The head lends no core, so that every trial runs on a node; the first is lost in the first trial after the start."""
+    from ray.cluster_utils import Cluster
+
+    start = recipe(tmp_path, "training.learning_rate=1e-7", "training.checkpoint_seconds=0", "data.split.test=0.35")
+    pipeline.run(start, tmp_path / "run")
+    here = improve(tmp_path / "run", Budget(trials=2), out=tmp_path / "here")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    lost, out = cluster.add_node(num_cpus=1), tmp_path / "there"
+
+    def lose() -> None:
+        while not (out / "trials/01/work").exists():
+            time.sleep(0.01)
+        cluster.remove_node(lost, allow_graceful=False)
+        cluster.add_node(num_cpus=1)
+
+    losing = threading.Thread(target=lose, daemon=True)
+    losing.start()
+    try:
+        there = improve(tmp_path / "run", Budget(trials=2), out=out, ray=cluster.address)
+        losing.join(timeout=60)
+        assert not losing.is_alive()
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    timeless = [[dataclasses.replace(step, seconds=0.0) for step in found.steps] for found in (here, there)]
+    assert timeless[0] == timeless[1] and len(here.steps) > 1
+    assert (there.improved, there.reason) == (here.improved, here.reason)
+    for step in there.steps[1:]:
+        mine, theirs = (place / "trials" / step.trial / "adapter/adapter_model.safetensors" for place in (tmp_path / "here", out))
+        assert mine.read_bytes() == theirs.read_bytes()

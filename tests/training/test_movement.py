@@ -13,7 +13,7 @@ from torch import nn
 from galvan.errors import ModelError
 from galvan.models import add_lora
 from galvan.recipe import Lora
-from galvan.training.live_checks import base_losses
+from galvan.training.live_checks import Expected, base_losses
 from galvan.training.loop import train
 from galvan.training.movement import Modules, copies, movement
 from models_for_tests import tiny_llama
@@ -71,10 +71,10 @@ def test_a_frozen_layer_moves_nothing_and_is_seen(tmp_path: Path) -> None:
 def test_an_adapter_that_does_not_begin_at_the_base_is_refused_before_the_first_step(tmp_path: Path) -> None:
     base_nll = base_losses(tiny_llama(), ROWS[2:4])
     asked = recipe(method="lora")
-    train(lora(), ROWS, asked, 0, tmp_path / "sound", probe=ROWS[2:4], base_nll=base_nll)
+    train(lora(), ROWS, asked, 0, tmp_path / "sound", probe=ROWS[2:4], expected=Expected(base_nll))
     moved = lora()
     with torch.no_grad():
         next(p for name, p in moved.named_parameters() if ".lora_B." in name).add_(0.3)
     with pytest.raises(ModelError, match="an adapter must begin at the base") as caught:
-        train(moved, ROWS, asked, 0, tmp_path / "moved", probe=ROWS[2:4], base_nll=base_nll)
+        train(moved, ROWS, asked, 0, tmp_path / "moved", probe=ROWS[2:4], expected=Expected(base_nll))
     assert caught.value.code == "training/step-0"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from galvan.diagnosis.asking import kept_step, practically_equal
 from galvan.diagnosis.catalogue import Answer, Facts, absent, cause, evidence, present, unknown
+from galvan.diagnosis.run_facts import behind
 from galvan.diagnosis.thresholds import (
     FEW_STEPS,
     GRADIENT_LEFT,
@@ -329,14 +330,18 @@ def too_few_steps(facts: Facts) -> Answer:
         if travelled is not None and LEAST_MOVE <= travelled < SHORT_MOVE:
             return unknown("whether the steps were few or the rate low; the updates are small.", evidence(_relative(facts)))
         return unknown("the number of steps; no log of training was given.")
+    earlier = int(behind(facts.run.training if facts.run else None, "steps"))
     kind = facts.outcome.curve.kind if facts.outcome and facts.outcome.curve else None
     falling = (
         seen is not None and seen.last_drop is not None and seen.last_drop_se is not None and seen.last_drop > 2 * seen.last_drop_se
     )
     if seen is not None and (seen.moved_nothing or seen.largest_norm == 0):
         return absent(["Nothing moved at all, so that more steps would not have helped."], [f"{steps} steps were made."])
-    said = [f"{steps} steps were made.", *evidence("The loss was still falling at the end." if falling else None)]
-    early = _stopped_early(facts)
+    said = [
+        f"{steps} steps were made{f', and {earlier} before them' if earlier else ''}.",
+        *evidence("The loss was still falling at the end." if falling else None),
+    ]
+    early, steps = _stopped_early(facts), steps + earlier
     if early and steps >= FEW_STEPS:
         return absent([f"Training ended by itself: {early}"], said, "very likely")
     if steps < FEW_STEPS:

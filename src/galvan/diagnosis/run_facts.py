@@ -228,6 +228,12 @@ def _left_out(audit: Mapping[str, Any]) -> LeftOut | None:
     return None if read is None or count is None else LeftOut(read, count)
 
 
+def behind(training: Mapping[str, Any] | None, what: str) -> float:
+    """Steps or epochs of the trainings that this one went on from, by training.json; 0 where it began afresh or they are not known."""
+    before = (training or {}).get("continued") or {}
+    return before.get(what) or 0
+
+
 def _log(folder: Path, training: Mapping[str, Any] | None) -> Log | None:
     if training is not None:
         trace = list(read_rows(folder / "training.jsonl")) if (folder / "training.jsonl").is_file() else []

@@ -25,7 +25,6 @@ from galvan.rundir import SCHEMA_VERSION, open_run, read_json, to_json, write_js
 from galvan.statistics.ratio import Interval
 from galvan.story import Story
 from galvan.sweep.losses import read_losses
-from galvan.sweep.space import with_settings
 from galvan.sweep.trial import Outcome, run_trial
 from galvan.text import shown
 
@@ -127,11 +126,12 @@ def looked(one: Look) -> str:
 
 def improve(
     run: Path, budget: Budget | None = None, *, policy: Policy = diagnosed, out: Path | None = None, progress: Progress | None = None,
-    offline: bool = False,
+    offline: bool = False, ray: str | None = None,
 ) -> Improved:  # fmt: skip
     """Try remedies on the recipe of `run`, one at a time, until test documents that chose nothing show it improved or the budget is spent.
 
-    A run that is improved already is left as it is. Raises RecipeError where `run` is no run, DataError where there is too little text to choose by.
+    With `ray`, the address of a cluster or `local`, every trial, one at a time, runs on one of its nodes, which see the folders under the same
+    paths. A run that is improved already is left as it is. Raises RecipeError where `run` is no run, DataError where there is too little text to choose by.
     """
     asked, folder, progress = recipes.load(open_run(run) / "recipe.yaml"), out or run / "improve", progress or Silent()
     if not (run / "data" / "train.jsonl").is_file():
@@ -142,7 +142,8 @@ def improve(
     story = Story.begin(held_out.recipe, folder, progress, offline)
     with story.alone():
         story.prepare(adopt=run)
-        return _Loop(held_out, folder, run, budget or Budget(), policy, progress, offline).go()
+        where = Here(progress, offline) if ray is None else OnRay(ray)
+        return _Loop(held_out, folder, run, budget or Budget(), policy, progress, where).go()
 
 
 def is_improved(run: Path) -> bool:
@@ -152,13 +153,11 @@ def is_improved(run: Path) -> bool:
     return verdict.get("verdict") == "improved" and fit["gain"]["nats_per_token"] >= fit["margin_nats"]
 
 
-def run_first(asked: Recipe, progress: Progress, offline: bool) -> Path:
+def run_first(asked: Recipe, progress: Progress, offline: bool, ray: str | None = None) -> Path:
     """The folder of the recipe's own run, which is made, or gone on with; a training that cannot be is a start like any other."""
-    from galvan import pipeline
-
     folder = Path("runs") / asked.name
     try:
-        pipeline.run(asked, folder, progress, offline)
+        (Here(progress, offline) if ray is None else OnRay(ray)).judged(asked, folder)
     except (ModelError, ComparisonRefused) as error:
         if not (folder / "data" / "train.jsonl").is_file():
             raise
@@ -166,16 +165,50 @@ def run_first(asked: Recipe, progress: Progress, offline: bool) -> Path:
     return folder
 
 
+class Here:
+    """Trials in this process, on one load of the base."""
+
+    def __init__(self, progress: Progress, offline: bool) -> None:
+        from galvan.training.shared import Shared
+
+        self.progress, self.offline, self.shared = progress, offline, Shared()
+
+    def trial(self, asked: Recipe, at: Path, prepared: Path) -> Outcome:
+        return run_trial(asked, at, prepared, self.progress, self.offline, shared=self.shared, check=True)
+
+    def judged(self, asked: Recipe, at: Path) -> Judged:
+        from galvan import pipeline
+
+        return pipeline.run(asked, at, self.progress, self.offline)
+
+
+class OnRay(Here):
+    """Each trial on some node of a cluster; what decides stays here."""
+
+    def __init__(self, address: str) -> None:
+        from galvan.sweep import cluster
+
+        cluster.connect(address)
+        self.cluster = cluster
+
+    def trial(self, asked: Recipe, at: Path, prepared: Path) -> Outcome:
+        return self.cluster.result(self.cluster.submit(asked, at, prepared, check=True))
+
+    def judged(self, asked: Recipe, at: Path) -> Judged:
+        from galvan.report import judge
+
+        self.cluster.run_on_node(asked, at)
+        return judge(at)
+
+
 class _Loop:
     """One improvement in progress; everything in it is read from files that trials left, so that it can be gone through again."""
 
     def __init__(
-        self, held_out: HeldOut, folder: Path, run: Path, budget: Budget, policy: Policy, progress: Progress, offline: bool
+        self, held_out: HeldOut, folder: Path, run: Path, budget: Budget, policy: Policy, progress: Progress, where: Here
     ) -> None:
-        from galvan.training.shared import Shared
-
         self.held_out, self.folder, self.run, self.budget, self.policy = held_out, folder, run, budget, policy
-        self.progress, self.offline, self.shared = progress, offline, Shared()
+        self.progress, self.where = progress, where
         self.steps: list[Step] = []
         self.recipes: dict[str, Recipe] = {}
         self.state = State(held_out.recipe, None, None, frozenset())
@@ -208,19 +241,20 @@ class _Loop:
 
     def take(self, remedy: Remedy) -> None:
         """Train one recipe, see what came of it, and stand on it if its validation loss is the lowest so far."""
-        name, asked = f"{len(self.steps):02d}", with_settings(self.state.recipe, remedy.settings)
+        name, asked = f"{len(self.steps):02d}", self.state.after(remedy.settings)
         self.progress.say(f"Trial {name}: {remedy.action} {remedy.why}")
         self.recipes[name] = asked
         at = self.folder / "trials" / name
         prepared = self.folder if self.steps or self.held_out.changed else self.run
-        outcome = run_trial(asked, at, prepared, self.progress, self.offline, shared=self.shared, check=True)
+        outcome = self.where.trial(asked, at, prepared)
         evidence = None if outcome.value is None else on_validation(at)
         step = self._step(name, remedy, at, outcome, evidence)
         self.steps.append(step)
         self.state = dataclasses.replace(self.state, tried=self.state.tried | {key(asked)})
         if step.better or len(self.steps) == 1:
             self.best = step if step.better else None
-            self.state = dataclasses.replace(self.state, recipe=asked, evidence=evidence, code=outcome.code)
+            adapter = str((at / "adapter").resolve()) if evidence and (at / "adapter").is_dir() else None
+            self.state = dataclasses.replace(self.state, recipe=asked, evidence=evidence, code=outcome.code, adapter=adapter)
         self.write()
         self.progress.say(came(step))
 
@@ -238,15 +272,11 @@ class _Loop:
 
     def look(self) -> Look:
         """Make the best trial a whole run, and see whether its test documents say improved, at the price of looking again."""
-        from galvan import pipeline
-
         assert self.best is not None
         number = 1 + sum(step.look is not None for step in self.steps)
         self.progress.say(f"Trial {self.best.trial} is better on validation documents; look {number} at the test documents.")
         try:
-            self.judged = pipeline.run(
-                self.recipes[self.best.trial], self.folder / "trials" / self.best.trial, self.progress, self.offline
-            )
+            self.judged = self.where.judged(self.recipes[self.best.trial], self.folder / "trials" / self.best.trial)
             found = look(self.judged.evidence.test, number, str(self.judged.verdict["reason"]))
         except ComparisonRefused as error:
             found = look(None, number, str(error))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from galvan.improve.looks import ALPHA
 from galvan.recipe import plain_yaml
 from galvan.report.blocks import Block, Bullets, Table, Text
 from galvan.report.comparison import Parts, markdown_of
 from galvan.report.page import rendered
+from galvan.report.remedies import CONTINUE
 from galvan.report.sections import Section
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def _table(found: Improved) -> Table:
 
 
 def _row(step: Step) -> list[str]:
-    settings = ", ".join(f"{option.rsplit('.', 1)[-1]} {plain_yaml(value)}" for option, value in step.settings.items())
+    settings = ", ".join(_setting(option, value, step.on) for option, value in step.settings.items())
     gain = "-" if step.gain_nats is None else f"{step.gain_nats:+.4f}"
     interval = "-" if step.ci95 is None else f"{step.ci95.low:+.4f} to {step.ci95.high:+.4f}"
     outcome = step.failed or ("looked at" if step.look else step.verdict or "-")
@@ -56,6 +57,11 @@ def _row(step: Step) -> list[str]:
         f"{step.tokens:,}",
         outcome,
     ]
+
+
+def _setting(option: str, value: Any, on: str | None) -> str:
+    """A setting as people read it; an adapter is gone on with where it was made, in the trial that this one stands on."""
+    return f"goes on from trial {on}" if option == CONTINUE else f"{option.rsplit('.', 1)[-1]} {plain_yaml(value)}"
 
 
 def to_markdown(found: Improved) -> str:

@@ -13,16 +13,18 @@ from typing import Any
 import numpy as np
 
 from galvan import recipe as recipes
+from galvan.diagnosis.run_facts import behind
 from galvan.errors import RecipeError
 from galvan.recipe import Recipe
 from galvan.report.evidence import Evidence
-from galvan.report.remedies import LEARNING_RATES, Action, next_actions
+from galvan.report.remedies import CONTINUE, LEARNING_RATES, Action, next_actions
 from galvan.rundir import fingerprint
 from galvan.sweep.space import MAY_VARY, RANK, may_vary, with_settings
 
 RATE, EPOCHS, TARGETS, LAYERS = "training.learning_rate", "training.epochs", "training.lora.targets", "training.lora.layers"
 ALL_LINEAR: Mapping[str, Any] = {TARGETS: "all-linear", LAYERS: None}
 SMALL_BATCH, LONGER, DROPOUT = 8, 4, 0.1
+SHA256, EARLY_STOP = "training.lora.continue_sha256", "training.early_stop"
 _SETTING = re.compile(r"--set ([a-z_.]+)=(\S+)")
 
 
@@ -39,19 +41,31 @@ class Remedy:
 @dataclass(frozen=True, slots=True)
 class State:
     """Where the loop stands: the best recipe so far, its evidence on validation documents (None with the error's `code` where it could not
-    train), and the recipes that were tried, as `key` names them."""
+    train), the recipes that were tried, as `key` names them, and the best adapter, where there is one to go on from."""
 
     recipe: Recipe
     evidence: Evidence | None
     code: str | None
     tried: frozenset[str]
+    adapter: str | None = None
+
+    def after(self, settings: Mapping[str, Any]) -> Recipe:
+        """The best recipe with these settings. Where it went on from an adapter, what changes more than for how long it does begins anew,
+        with the epochs of both trainings: one recipe must give what is chosen. RecipeError for two options that exclude each other."""
+        lora, now = self.recipe.training.lora, self.recipe.training.epochs
+        if CONTINUE in settings:
+            settings = {SHA256: None, **settings}
+        elif lora.continue_from is not None and not settings.keys() <= {EPOCHS, EARLY_STOP}:
+            whole = now + behind(self.evidence.training if self.evidence else None, "epochs")
+            settings = {CONTINUE: None, SHA256: None, EPOCHS: whole, **settings}
+        return with_settings(self.recipe, settings)
 
     def untried(self, remedies: Iterator[Remedy]) -> Iterator[Remedy]:
         """Those that lead to a recipe that can be and has not been tried, each once."""
         known = set(self.tried)
         for remedy in remedies:
             try:
-                place = key(with_settings(self.recipe, remedy.settings))
+                place = key(self.after(remedy.settings))
             except RecipeError:  # two options that exclude each other
                 continue
             if place not in known:
@@ -87,13 +101,17 @@ def _in_order(state: State) -> Iterator[Remedy]:
     if state.evidence is None:
         yield from _where_nothing_trained(state)
     else:
-        yield from (remedy for action in next_actions(state.evidence) if (remedy := of_action(action)) is not None)
+        yield from (remedy for action in next_actions(state.evidence) if (remedy := of_action(action, state.adapter)) is not None)
     yield from usual(state.recipe)
 
 
-def of_action(action: Action) -> Remedy | None:
-    """The options that an action's own command sets; None where it asks for something else, such as more text."""
+def of_action(action: Action, adapter: str | None = None) -> Remedy | None:
+    """The options that an action's own command sets, `adapter` being its ADAPTER; None where it asks for something else, such as more text."""
     settings = {option: recipes.values_of(value, "an action")[0] for option, value in _SETTING.findall(action.command)}
+    if CONTINUE in settings:
+        if adapter is None:
+            return None
+        settings[CONTINUE] = adapter
     if not action.command.startswith("galvan run RECIPE") or not settings or not all(map(may_vary, settings)):
         return None
     return Remedy(action.action, action.why, action.expected, settings)
@@ -120,7 +138,7 @@ def usual(asked: Recipe) -> Iterator[Remedy]:
     if lora:
         yield _usual("Adapt all linear layers of all blocks.", ALL_LINEAR)
     yield _usual(f"Train {LONGER} times as long.", {EPOCHS: settings.epochs * LONGER})
-    yield _usual("Keep the weights of the best evaluation.", {"training.early_stop": True})
+    yield _usual("Keep the weights of the best evaluation.", {EARLY_STOP: True})
     yield _usual("Train a quarter as long.", {EPOCHS: settings.epochs / LONGER})
     yield _usual(f"Take {SMALL_BATCH} documents a step.", {"training.batch_size": SMALL_BATCH, "training.accumulation": 1})
     if lora:

@@ -8,15 +8,16 @@ in that object (biases, saved modules, a start out of the weights), the controls
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from galvan import models
 from galvan.measure.alignment import common_start, scored_from
+from galvan.measure.bench import Bench
 from galvan.measure.kept import Kept
 from galvan.measure.scoring import Score, scores
 from galvan.measure.shuffle import shuffled_documents
-from galvan.models import Choice, Located
+from galvan.models import Located
 from galvan.progress import Progress
 from galvan.recipe import Recipe
 from galvan.rundir import Document
@@ -25,53 +26,64 @@ RANDOM_B_SHARE = 0.5  # size of the random update: its Frobenius norm over that 
 
 
 def score_arms(
-    base: Located,
+    bench: Bench,
     tuned: Located,
     recipe: Recipe,
     tokenizer: Any,
     documents: Mapping[str, Sequence[Document]],
     context_tokens: int,
     n_control: int,
-    device: Choice,
-    dtype: Choice,
     progress: Progress,
     tuned_tokenizer: Any = None,
     kept: Kept | None = None,
 ) -> Iterator[Score]:
-    """Rows, as they come, of arms base and tuned on every split of `documents`, and of the control arms on the first `n_control` test documents.
+    """Rows, as they come (on a shared bench those of the base at once), of arms base and tuned on every split of `documents`, and of the control arms on the first `n_control` test documents.
 
     Both arms also score `n_control` test documents with their words shuffled, as split "test_shuffled". `tuned_tokenizer` is given for
     a whole model with a tokenizer of its own; both arms are then counted from the same byte of each document on. `kept` holds blocks that were scored before.
     """
 
-    def scored(model: Any, arm: str, split: str, some: Sequence[Document], own: Any = tokenizer) -> Iterator[Score]:
-        asked = recipe.evaluation
-        rows = scores(model, own, some, arm, split, context_tokens, asked.tokens_per_pass, asked.score_eos, progress, kept)
+    asked = recipe.evaluation
+
+    def all_of(model: Any, arm: str, split: str, some: Sequence[Document], own: Any = tokenizer) -> Iterator[Score]:
+        return scores(model, own, some, arm, split, context_tokens, asked.tokens_per_pass, asked.score_eos, progress, kept)
+
+    def from_start(rows: Iterable[Score], some: Sequence[Document], own: Any = tokenizer) -> Iterable[Score]:
         if tuned_tokenizer is None:
             return rows
         return scored_from(rows, own, some, [common_start([tokenizer, tuned_tokenizer], document) for document in some])
 
+    def scored(model: Any, arm: str, split: str, some: Sequence[Document], own: Any = tokenizer) -> Iterable[Score]:
+        return from_start(all_of(model, arm, split, some, own), some, own)
+
+    def by_base(split: str, some: Sequence[Document]) -> Iterable[Score]:
+        if not bench.shared:
+            return scored(model, "base", split, some)
+        what = ["scores", split, list(some), context_tokens, asked.tokens_per_pass, asked.score_eos]
+        return from_start(bench.said(what, lambda: list(all_of(model, "base", split, some))), some)
+
     control = documents["test"][:n_control]
     documents = {**documents, "test_shuffled": shuffled_documents(documents["test"], n_control, recipe.seed)}
-    model = models.load_base(base, recipe.model, device, dtype)
+    model = bench.base()
     for split, some in documents.items():
-        yield from scored(model, "base", split, some)
+        yield from by_base(split, some)
     yield from scored(model, "base_again", "test", control)
     if (tuned.path / "adapter_config.json").is_file():
-        wrapped = models.load_adapter(model, tuned)
+        wrapped = models.load_adapter(bench.host(model), tuned)
         for split, some in documents.items():
             yield from scored(wrapped, "tuned", split, some)
         if hasattr(wrapped.base_model, "unload"):
-            again = models.without_adapter(wrapped, tuned)
+            again = bench.unload(wrapped, tuned)
             del wrapped, model
-            again = models.load_base(base, recipe.model, device, dtype) if again is None else again
-            control_model = _control_adapter(again, recipe, base.name)
+            again = bench.host(bench.base()) if again is None else again
+            control_model = _control_adapter(again, recipe, bench.located.name)
             yield from scored(control_model, "zero_adapter", "test", control)
             randomize(control_model, recipe.seed)
             yield from scored(control_model, "random_b", "test", control)
+            bench.give_back(bench.unload(control_model, None))
     else:
         del model
-        other = models.load_base(tuned, recipe.model, device, dtype)
+        other = bench.load(tuned)
         for split, some in documents.items():
             yield from scored(other, "tuned", split, some, tuned_tokenizer or tokenizer)
 

@@ -13,7 +13,8 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +23,12 @@ from galvan import distributed, models
 from galvan.data.tokens import IGNORE, encode_texts
 from galvan.errors import ComparisonRefused
 from galvan.measure import live
+from galvan.measure.bench import Bench
 from galvan.measure.decode import Continuation, Job, Sampling, decode, stop_ids
 from galvan.measure.facts import FLOORS
 from galvan.measure.prompts import Prompt, PromptFacts
 from galvan.measure.scoring import score
-from galvan.models import Choice, Located
+from galvan.models import Located
 from galvan.payload import Tokens
 from galvan.progress import Progress
 from galvan.recipe import Generation, Recipe
@@ -166,15 +168,13 @@ def slots(prompts: Sequence[Prompt], sets: Sequence[Sampling], asked: Generation
 
 
 def generate(
-    base: Located,
+    bench: Bench,
     tuned: Mapping[str, Located],
     recipe: Recipe,
     tokenizer: Any,
     prompts: Sequence[Prompt],
     max_new_tokens: int,
     context: int,
-    device: Choice,
-    dtype: Choice,
     progress: Progress,
     tokenizers: Mapping[str, Any] | None = None,
     engine: Engine | None = None,
@@ -193,29 +193,41 @@ def generate(
     )  # fmt: skip
     if not able:
         return [], facts
-    model = models.load_base(base, recipe.model, device, dtype)
+    model = bench.base()
     writers = _Writers(recipe, able, tokenizer, own, stop_ids(model, tokenizer), context, progress, engine, facts)
-    samples = [s for arm in (BASE, AGAIN) for s in writers.write(arm, None, model, model, sets[:1] if arm == AGAIN else sets)]
+    what = ["samples", able, sets, recipe.generation, recipe.evaluation.tokens_per_pass, recipe.seed, context]
+    samples = writers.take(bench.said(what, partial(writers.by_base, model, sets)))
+    model = bench.host(model)
     by_tuned: dict[str, list[Sample]] = {}
     for arm, located in tuned.items():
         if not (located.path / "adapter_config.json").is_file():
-            whole = models.load_base(located, recipe.model, device, dtype)
+            whole = bench.load(located)
             by_tuned[arm] = writers.write(arm, located, whole, whole, sets)
             del whole
             continue
-        model = models.load_base(base, recipe.model, device, dtype) if model is None else model
+        model = bench.host(bench.base()) if model is None else model
         wrapped = models.load_adapter(model, located)
         merged, facts.merges[arm] = merged_copy(wrapped, [p.ids(tokenizer) for p in writers.pilot_prompts()])
         by_tuned[arm] = writers.write(arm, located, wrapped, merged or wrapped, sets)
-        model = models.without_adapter(wrapped, located)
+        model = bench.unload(wrapped, located)
         del wrapped, merged
+    bench.give_back(model)
     del model
     if by_tuned:
-        judge = models.load_base(base, recipe.model, device, dtype)
+        judge = bench.base()
         for arm, rows in by_tuned.items():
             samples += writers.judged_by_base(judge, arm, rows)
     facts.count(samples)
     return samples, facts
+
+
+class _ByBase(NamedTuple):
+    """What the base alone wrote, and the facts about it."""
+
+    rows: list[Sample]
+    stop_ids: dict[str, list[int]]
+    batches: dict[str, BatchFacts]
+    engine_difference_nats: dict[str, float]
 
 
 @dataclass(slots=True)
@@ -233,6 +245,19 @@ class _Writers:
     facts: GenerationFacts
     written: dict[str, list[list[int]]] = field(default_factory=dict)
     claimed: dict[str, list[tuple[int, float]]] = field(default_factory=dict)  # another engine's own likelihoods
+
+    def by_base(self, model: nn.Module, sets: Sequence[Sampling]) -> _ByBase:
+        """What the base writes, and once more with other seeds."""
+        rows = [s for arm in (BASE, AGAIN) for s in self.write(arm, None, model, model, sets[:1] if arm == AGAIN else sets)]
+        facts = self.facts
+        return _ByBase(rows, dict(facts.stop_ids), dict(facts.batches), dict(facts.engine_difference_nats))
+
+    def take(self, known: _ByBase) -> list[Sample]:
+        """Rows of the base that were written here, or before, with their facts."""
+        self.facts.stop_ids |= known.stop_ids
+        self.facts.batches |= known.batches
+        self.facts.engine_difference_nats |= known.engine_difference_nats
+        return list(known.rows)
 
     def pilot_prompts(self) -> list[Prompt]:
         """Prompts of unlike length, from the shortest to the longest."""

@@ -18,7 +18,7 @@ from galvan.report.explanations import explanations, summary_of, summary_of_bits
 from galvan.report.glance import against, glance
 from galvan.report.limits import limits
 from galvan.report.markdown import code, commands, md, table
-from galvan.report.names import base_name, data_name
+from galvan.report.names import base_name, data_name, went_on_from
 from galvan.report.picture import power_line
 from galvan.report.prose import (
     CONTROL_NAMES,
@@ -137,6 +137,7 @@ def _training_lines(e: Evidence) -> list[tuple[str, str]]:
                 f"dropout {settings.lora.dropout:g}, on {targets or 'no layer that is recorded'}",
             )
         )
+    lines += [("Goes on from", before)] if (before := went_on_from(e)) else []
     lines += [
         ("Trained parameters", f"{trainable:,}{share}"),
         (

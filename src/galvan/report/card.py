@@ -23,7 +23,7 @@ from galvan.report.evidence import Evidence
 from galvan.report.explanations import headline_of
 from galvan.report.limits import limits
 from galvan.report.markdown import code, md, table
-from galvan.report.names import BUNDLED, base_id, base_name, data_name, without_paths
+from galvan.report.names import BUNDLED, base_id, base_name, data_name, went_on_from, without_paths
 from galvan.report.prose import bullets, control_line, epochs, plural, recipe_line, sentence
 from galvan.report.retention import retention_line
 from galvan.report.style import style_line
@@ -291,6 +291,8 @@ def _training(e: Evidence, asked: Asked) -> Iterator[str]:
         f"batch {settings.batch_size} x {settings.accumulation}, seed {e.recipe.training_seed}"
         + (", base in 4 bits (nf4)" if e.recipe.model.quantization == "nf4" else "")
     )
+    if (before := went_on_from(e)) is not None:
+        yield f"Trained on from {before}"
     yield f"{plural(int(facts.get('steps') or 0), 'step')}, {int(facts.get('tokens') or 0):,} tokens, {int(facts.get('trainable_parameters') or 0):,} of {int(facts.get('total_parameters') or 0):,} parameters"
     device = (origin.get("device") or {}).get("value", "a device that is not recorded")
     took = seconds(e)

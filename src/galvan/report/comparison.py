@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from galvan.report.blocks import Block, Bullets, Cell, Figure, Table, Text
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from galvan.side_by_side import Row, SideBySide
 
+MOST_PAIRS, MOST_COLUMNS = 45, 9  # what people can still read
+
 Parts = Sequence[tuple[Section, list[Block]]]
 
 
@@ -32,11 +35,22 @@ def parts(found: SideBySide, sentence: str) -> Parts:
     first: list[Block] = [Text(sentence, "lead"), *differs, *refused, _family("Gain over the base", found.family), *told]
     pages: list[tuple[str, str, list[Block]]] = [
         ("result", "Which gained most?", first),
-        ("pairs", "Every one against every other", [_family("The first over the second; positive = the first is better", found.pairs), Text(found.pairs.sentence, "how")]),
+        ("pairs", "Every one against every other", _pairs(found)),
         ("own", "What each says of itself", [_own(found), Text("Each on its own test documents, and with its own interval: not for choosing between them.", "how")]),
         ("recipes", "What was done differently", _recipes(found)),
     ]  # fmt: skip
     return [(Section(name, title, lambda _: []), blocks) for name, title, blocks in pages]
+
+
+def _pairs(found: SideBySide) -> list[Block]:
+    """All pairs, or of too many to read those of the adapter with the largest gain, which are what a choice rests on."""
+    pairs, caption = found.pairs, "The first over the second; positive = the first is better"
+    if len(pairs.candidates) <= MOST_PAIRS:
+        return [_family(caption, pairs), Text(pairs.sentence, "how")]
+    first = found.family.candidates[found.family.best].name
+    its = replace(pairs, candidates=tuple(c for c in pairs.candidates if c.name.startswith(f"{first} over ")))
+    rest = f"Of {len(pairs.candidates):,} pairs those of {first} are shown, with intervals that pay for all; compare.json has the others."
+    return [_family(caption, its), Text(f"{pairs.sentence} {rest}", "how")]
 
 
 def _family(caption: str, family: Family) -> Table:
@@ -86,7 +100,11 @@ def _recipes(found: SideBySide) -> list[Block]:
         ["trained parameters", *(_count(row.trainable_parameters) for row in found.runs)],
         ["trained tokens", *(_count(row.tokens) for row in found.runs)],
     ]
-    return [Table("Options that are not the same, and what was trained", ["Option", *(row.name for row in found.runs)], rows)]
+    head: list[Cell] = ["Option", *(row.name for row in found.runs)]
+    if len(head) > MOST_COLUMNS:  # an adapter a line
+        head, *rows = [list(line) for line in zip(head, *rows, strict=True)]
+        head[0] = "Adapter"
+    return [Table("Options that are not the same, and what was trained", [str(cell) for cell in head], rows)]
 
 
 def _value(name: str, value: Any) -> str:

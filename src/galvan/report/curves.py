@@ -62,7 +62,7 @@ def curve(
     `validation` are the held-out documents, for their sources and places. DataError if a row is not one of ours.
     """
     try:
-        held_out, probe = _by_step(rows, "validation"), _by_step(rows, "probe")
+        held_out, probe, base = (_by_step(rows, name) for name in ("validation", "probe", "probe_base"))
         norms = [_number(row["gradient_norm"]) + 0 * _number(row["loss_nats"]) for row in trace]  # NaN if either is
         rates = [float(row["learning_rate"]) for row in trace]
     except (KeyError, TypeError, ValueError):
@@ -78,11 +78,13 @@ def curve(
     else:
         known = {d.id: d for d in validation}
         places = [known[name] for name in held_out[steps[0]] if name in known]
+        under_base = [base[0][name][0] for name in probe[steps[0]]] if base.get(0, {}).keys() == probe[steps[0]].keys() else None
         placed = len(places) == len(held_out[steps[0]])
         finding = classify_curves(
             steps, *_arrays(steps, held_out), *_arrays(steps, probe), np.random.default_rng(seed), margin,
             learning_rates=rates or None, gradient_norms=norms,
             sources=[d.source for d in places] if placed else None, positions=[d.position for d in places] if placed else None,
+            probe_base_nll=under_base,
         )  # fmt: skip
     return Curve(finding, points, min(scored)[1] if scored else None)
 

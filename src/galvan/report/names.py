@@ -23,6 +23,15 @@ def data_name(source: str) -> str:
     return PurePosixPath(source.replace("\\", "/")).name or "a folder"
 
 
+def went_on_from(e: Evidence) -> str | None:
+    """The adapter that training went on from, by its bytes and what lay behind it; None where it began afresh."""
+    before = (e.training or {}).get("continued")
+    if not before:
+        return None
+    steps = f", which had {before['steps']:,} steps behind it" if before.get("steps") else ""
+    return f"an adapter with the sha256 {before['sha256']}{steps}; optimizer and learning rate began anew"
+
+
 def base_id(e: Evidence, known_as: str | None = None) -> str | None:
     """The id of the base where it is one that others can load by: `known_as`, of the Hub, or bundled; None where it was a folder here."""
     name = str(e.provenance.get("base") or e.recipe.model.base).partition("@")[0]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from galvan.diagnosis.catalogue import Finding
+from galvan.diagnosis.run_facts import behind
 from galvan.report.evidence import Evidence
 from galvan.report.prose import percent, plural, sentence
 from galvan.statistics.power import shown_count
@@ -24,6 +25,7 @@ ATTENTION = frozenset(
 FEW_STEPS, ENOUGH_STEPS, MOST_REPEATS = 50, 100, 4
 LARGE_BATCH, USUAL_BATCH = 32, 16
 BITS_PER_PARAMETER = 2
+CONTINUE = "training.lora.continue_from"
 OWN_REMEDY = frozenset(["D05", "D06", "D07", "D11", "D12", "G08", "G09", "G10", "I01"])  # a function below knows more of these
 AFTERWARDS = frozenset(["G12", "I02", "I03"])  # judgements of the outcome, which the remedies before them may change
 _COMMAND = re.compile(r"`(galvan [^`]+)`")  # a remedy names its own where it has one
@@ -149,23 +151,31 @@ def still_falling(e: Evidence) -> bool:
 def _more_steps(e: Evidence) -> list[Action]:
     kind = e.curve.kind if e.curve else None
     steps = (e.training or {}).get("steps")
-    short = _wanting(e) and isinstance(steps, int) and steps < FEW_STEPS and kind not in ("over-fitted", "unstable")
+    short = (
+        _wanting(e)
+        and isinstance(steps, int)
+        and steps + behind(e.training, "steps") < FEW_STEPS
+        and kind not in ("over-fitted", "unstable")
+    )
     if not isinstance(steps, int) or not steps or not (short or still_falling(e)):
         return []
     epochs = e.recipe.training.epochs
     longer = epochs * min(MOST_REPEATS, max(2, math.ceil(ENOUGH_STEPS / steps)))
+    falls = e.curve is not None and still_falling(e)
     why = (
         e.curve.reason
-        if e.curve and still_falling(e)
+        if e.curve and falls
         else f"{plural(steps, 'step')} are few; below {FEW_STEPS} a LoRA has hardly begun to move."
     )
-    return [
-        Action(
-            f"Train for {longer:g} epochs instead of {epochs:g}.", why,
-            "Held-out loss goes on falling after the step at which this run stopped; if it rises, stop there.",
-            f"galvan run RECIPE --set training.epochs={longer:g}",
-        )
-    ]  # fmt: skip
+    expected = "Held-out loss goes on falling after the step at which this run stopped; if it rises, stop there."
+    again = f"galvan run RECIPE --set training.epochs={longer:g}"
+    anew = Action(f"Train for {longer:g} epochs instead of {epochs:g}.", why, expected, again)
+    more, lora = longer - epochs, e.recipe.training.lora
+    if not falls or e.recipe.training.method != "lora" or lora.start != "default":
+        return [anew]
+    cheaper = f"{sentence(why)} It costs {more:g} epochs where starting over costs {longer:g}; the learning rate begins anew."
+    command = f"galvan run RECIPE --set {CONTINUE}=ADAPTER --set training.epochs={more:g} --out FOLDER"
+    return [Action(f"Go on training this adapter for {more:g} epochs more.", cheaper, expected, command), anew]
 
 
 def _earlier_stop(e: Evidence) -> list[Action]:

@@ -21,6 +21,7 @@ from galvan.report.copying import copying_line
 from galvan.report.evidence import Evidence
 from galvan.report.explanations import explanations, headline_of
 from galvan.report.limits import limits
+from galvan.report.names import went_on_from
 from galvan.report.passages import MOST_TOKENS, Passages, span
 from galvan.report.picture import power_svg
 from galvan.report.prose import (
@@ -506,6 +507,7 @@ def _training(e: Evidence) -> list[list[str]]:
                 f"rank {settings.lora.rank}, alpha {settings.lora.alpha:g}, dropout {settings.lora.dropout:g}, on {targets}",
             ]
         )
+    rows += [["Goes on from", before]] if (before := went_on_from(e)) else []
     trainable, total = int(facts.get("trainable_parameters") or 0), int(facts.get("total_parameters") or 0)
     return [
         *rows,

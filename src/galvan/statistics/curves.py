@@ -60,7 +60,7 @@ class BestCheckpoint:
 class CurveFinding:
     """The class of a run's curves and the contrasts behind it, all in nats a token, positive = loss fell.
 
-    `probe_total`: probe, start to end. `probe_late`, `held_out_late`: the last quarter of the steps. `probe_after_best`: from the
+    `probe_total`: probe, start (or base) to end. `probe_late`, `held_out_late`: the last quarter of the steps. `probe_after_best`: from the
     best checkpoint to the end. All but the class and its reason are None where there are no curves to contrast.
     """
 
@@ -101,12 +101,14 @@ def classify_curves(
     clusters: Sequence[Hashable] | npt.NDArray[np.generic] | None = None,
     sources: Sequence[Hashable] | npt.NDArray[np.generic] | None = None,
     positions: npt.ArrayLike | None = None,
+    probe_base_nll: npt.ArrayLike | None = None,
 ) -> CurveFinding:
     """Classify a run from per-document NLL sums in nats at each checkpoint, step 0 first (METHODS S7.1, S7.2).
 
     `steps` [P] rising; `held_out_nll` P arrays [n], `held_out_tokens` [n]; `probe_nll` P arrays [m] on a fixed sample of training
     documents, `probe_tokens` [m]. `learning_rates` and `gradient_norms`, one each optimizer step, NaN where one was none. `clusters`, `sources`, `positions`
-    describe the held-out documents, as in `paired_gain`. NaN or infinite losses are a finding, not an error; other mismatches raise DataError.
+    describe the held-out documents, as in `paired_gain`. `probe_base_nll` [m]: where training went on from an adapter, the probe documents
+    under the base, from which learning is then counted; nothing is extrapolated from such a curve. NaN or infinite losses are a finding, not an error; other mismatches raise DataError.
     """
     margin, t = margin_of(margin), _rising(steps)
     norms = np.asarray([] if gradient_norms is None else gradient_norms, dtype=np.float64)
@@ -120,7 +122,12 @@ def classify_curves(
     held_out = _curve("held_out_nll", held_out_nll, held_sizes, grouping, t.size)
     probe = _curve("probe_nll", probe_nll, probe_sizes, group_documents(probe_sizes.size).fine, t.size)
     rates = None if learning_rates is None else numbers("learning_rates", learning_rates)
-    return _classify(t, held_out, probe, margin, rates, _spike(norms), rng)
+    base = None
+    if probe_base_nll is not None:
+        base = ratio(
+            numbers("probe_base_nll", probe_base_nll, probe_sizes.size) - np.asarray(probe_nll[-1], dtype=np.float64), probe_sizes
+        )
+    return _classify(t, held_out, probe, margin, rates, _spike(norms), rng, base)
 
 
 def _rising(steps: npt.ArrayLike) -> FloatArray:
@@ -191,13 +198,15 @@ def _classify(
     rates: FloatArray | None,
     spike: str | None,
     rng: np.random.Generator,
+    since_base: Ratio | None,
 ) -> CurveFinding:
     best = best_checkpoint(t, held_out, rng)
     quarter = int(np.flatnonzero(t <= t[0] + 0.75 * (t[-1] - t[0]))[-1])
-    total, late, held_late = probe.fall(0, -1), probe.fall(quarter, -1), held_out.fall(quarter, -1)
+    total, late, held_late = since_base or probe.fall(0, -1), probe.fall(quarter, -1), held_out.fall(quarter, -1)
     after_best = probe.fall(best.index, -1)
     over_fitted = _above(best.ci95) and _above(after_best.interval())
-    ahead = extrapolate(t, held_out.sums, held_out.sizes, rng, learning_rates=rates, over_fitted=over_fitted)
+    continued = since_base is not None
+    ahead = extrapolate(t, held_out.sums, held_out.sizes, rng, learning_rates=rates, over_fitted=over_fitted, continued=continued)
 
     def finding(kind: CurveClass, reason: str) -> CurveFinding:
         return CurveFinding(kind, reason, best, total, late, held_late, after_best, ahead)

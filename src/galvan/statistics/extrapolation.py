@@ -92,17 +92,20 @@ def extrapolate(
     *,
     learning_rates: FloatArray | None = None,
     over_fitted: bool = False,
+    continued: bool = False,
     resamples: int = BOOTSTRAP,
 ) -> Extrapolation:
     """Fit the held-out curve and predict its change from now to twice the steps; documents (units) are bootstrapped.
 
     `steps` [P], `sums` [P, n] NLL in nats by unit, `sizes` [n] tokens. Step 0 has no place on a power law and is left out. Refused
-    for under 5 points, an over-fitted curve, a learning rate that has decayed to nothing, or a floor that the data leave open.
+    for under 5 points, a run that went on from an adapter (`continued`), an over-fitted curve, a learning rate that has decayed to nothing, or a floor that the data leave open.
     """
     kept = steps > 0
     t, curve = steps[kept], sums[kept]
     if t.size < FEWEST_POINTS:
         return _refused(f"{t.size} evaluations after step 0 are too few to extrapolate; {FEWEST_POINTS} are needed.")
+    if continued:
+        return _refused("Training went on from an adapter, so that its steps are not counted from the base, as a power law needs.")
     if over_fitted:
         return _refused("The held-out curve has turned: more steps make it worse, and no power law says how fast.")
     if learning_rates is not None and learning_rates[-1] < DECAYED * learning_rates.max():

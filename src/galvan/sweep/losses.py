@@ -20,7 +20,7 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """NLL sums in nats [n] of the validation documents before training (`base`) and with the weights that were kept (`tuned`), at
+    """NLL sums in nats [n] of the validation documents under the base (`base`) and with the weights that were kept (`tuned`), at
     `step`; `seconds` is what training took."""
 
     documents: tuple[str, ...]
@@ -50,9 +50,10 @@ def by_step(rows: Sequence[Mapping[str, Any]], part: str = "validation") -> dict
 def read_losses(folder: Path, part: str = "validation") -> Losses:
     """The losses of a trained run, on validation or on probe documents. DataError where its files are damaged or it has no validation documents."""
     try:
-        points = by_step(list(read_rows(folder / "curves.jsonl")), part)
+        rows = list(read_rows(folder / "curves.jsonl"))
+        points, base = by_step(rows, part), by_step(rows, f"{part}_base")
         kept = read_json(folder / "training.json").get("kept_step") or max(points)
-        before, after = points[0], points[kept]
+        before, after = (base or points)[0], points[kept]  # step 0 is the base, unless training went on from an adapter
         seconds = [row["seconds"] for row in read_rows(folder / "training.jsonl")]
         documents = [d for d in read_documents(folder / "data" / FILES[part]) if d.id in before]
         nll = [(before[d.id], after[d.id]) for d in documents]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -75,22 +76,37 @@ def base_losses(model: nn.Module, rows: Sequence[TokenRow]) -> dict[str, float]:
     return {row.id: independent_nll(model, row) for row in rows if row.n_supervised}
 
 
-def require_base_loss(rows: Iterable[Mapping[str, Any]], base_nll: Mapping[str, float], dtype: torch.dtype) -> None:
-    """ModelError if a document's NLL at step 0, rows as in `curves.jsonl`, is not what the base gave for it before anything was added.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Expected:
+    """NLL sums in nats by document that training must begin at: those of the base, or of the adapter `continued`, whose run counted
+    in the same precision if `alike`."""
 
-    An adapter begins by changing nothing; where it does, it was put into another base, or its start is no start.
+    nll_nats: Mapping[str, float]
+    continued: str | None = None
+    alike: bool = True
+
+
+def require_start(rows: Iterable[Mapping[str, Any]], expected: Expected, dtype: torch.dtype) -> None:
+    """ModelError if a document's NLL at step 0, rows as in `curves.jsonl`, is not what training must begin at.
+
+    A fresh adapter begins by changing nothing; where it does, it was put into another base, or its start is no start. One that is gone on
+    with begins where its own training ended.
     """
+    share = 1e-3 if dtype == torch.float32 and expected.alike else TOLERANCE
     for row in rows:
-        expected = base_nll.get(row["document"])
-        if (
-            expected is not None
-            and abs(row["nll_nats"] - expected) > (1e-3 if dtype == torch.float32 else TOLERANCE) * abs(expected) + 1e-3
-        ):
+        known = expected.nll_nats.get(row["document"])
+        if known is None or abs(row["nll_nats"] - known) <= share * abs(known) + 1e-3:
+            continue
+        found = f"Before the first step document {shown(row['document'])} has an NLL of {row['nll_nats']:.4f} nats, and {known:.4f}"
+        if expected.continued is not None:
             raise ModelError(
                 "training/step-0",
-                f"Before the first step document {shown(row['document'])} has an NLL of {row['nll_nats']:.4f} nats, and {expected:.4f} under the base; "
-                "an adapter must begin at the base. Check training.lora.start and that nothing else is in the model.",
+                f"{found} where {shown(expected.continued)} was left; another base or other text is under it now. Train afresh with training.lora.continue_from=null.",
             )
+        raise ModelError(
+            "training/step-0",
+            f"{found} under the base; an adapter must begin at the base. Check training.lora.start and that nothing else is in the model.",
+        )
 
 
 def require_true_loss(model: nn.Module, row: TokenRow, loss: Loss) -> None:

@@ -33,7 +33,7 @@ from galvan.training import gradients, sharding, stopping
 from galvan.training.checkpoint import Checkpoints, load_state
 from galvan.training.gradients import batch_gradient as batch_gradient  # loss_checks measures the name that the steps call
 from galvan.training.gradients import evaluate_rows
-from galvan.training.live_checks import require_base_loss, require_true_loss
+from galvan.training.live_checks import Expected, require_start, require_true_loss
 from galvan.training.movement import STEPS as WATCHED_STEPS
 from galvan.training.movement import Modules, copies, gradient_left, movement
 from galvan.training.optimizers import build_optimizers, learning_rate_factor, steps_per_epoch, total_steps
@@ -94,15 +94,16 @@ def train(
     identity: str = "",
     progress: Progress | None = None,
     watch: Watch | None = None,
-    base_nll: Mapping[str, float] | None = None,
+    expected: Expected | None = None,
     compute: torch.dtype | None = None,
     device: torch.device | None = None,
+    before: Sequence[Mapping[str, Any]] = (),
 ) -> Trained:
     """Train `model` in place and write `training.jsonl`, `curves.jsonl` and checkpoints into `folder`.
 
     `rows` are the same every epoch, or a function from the epoch (from 0) to its rows, each epoch of the same length as the first or
-    near it. `identity` names everything else that the weights depend on; a checkpoint of another identity is not taken. `base_nll` are
-    sums in nats of some documents under the base, which those at step 0 must equal. `compute` is the dtype of matrix products where it is
+    near it. `identity` names everything else that the weights depend on; a checkpoint of another identity is not taken. `expected` is
+    what some documents must come to at step 0, and `before` are rows that `curves.jsonl` begins with. `compute` is the dtype of matrix products where it is
     not that of the weights. Of several processes each takes its part of every batch and has dropout of its own; the first writes. A run
     goes on with any number of them. With `settings.shard` they share out the blocks' weights, which then move to `device`.
     Raises DataError if nothing is supervised, ModelError if no parameter would train or the loss is no longer finite.
@@ -146,8 +147,9 @@ def train(
         run.progress.say(sentence)
     run.begin(identity)
     if not run.step:
+        run.curves += map(dict, before)
         run.evaluate()
-        require_base_loss(run.curves, base_nll or {}, next(model.parameters()).dtype)
+        require_start(run.curves[len(before) :], expected or Expected({}), next(model.parameters()).dtype)
     run.progress.start("Training", run.steps, "step")
     run.progress.advance(run.step)
     with sigterm_noticed() as asked_to_stop:
@@ -157,6 +159,12 @@ def train(
                 run.evaluate()
             run.save_if_due(asked_to_stop())
     return run.end()
+
+
+def evaluate_together(model: nn.Module, rows: Sequence[TokenRow]) -> list[dict[str, Any]]:
+    """The losses of `rows` under a model that is not trained, as an evaluation on the way gives them; each process takes its part."""
+    chunked = supports_chunks(model)
+    return distributed.shared(rows, lambda mine: evaluate_rows(model, mine, chunked))
 
 
 def _require_something_to_learn(
@@ -210,8 +218,7 @@ class _Run:
         """Take up the newest checkpoint that verifies, or begin at step 0."""
         mark = fingerprint(
             {
-                "identity": identity, "settings": self.settings.model_dump(exclude={"checkpoint_seconds", "checkpoints", "shard"}),
-                "seed": self.seed, "steps": self.steps, "torch": torch.__version__,
+                "identity": identity, "settings": self.settings.identity(), "seed": self.seed, "steps": self.steps, "torch": torch.__version__,
             }
         )  # fmt: skip
         self.checkpoints = Checkpoints(self.folder, mark, self.settings.checkpoints, self.progress)
