@@ -3,20 +3,24 @@
 python -m benchmarks.mutants [--modules statistics measure.scoring ...] [--count N] [--seed N] [--jobs N] [--write]
 
 Written for this project because mutmut cannot draw a sample, and all mutants of these modules take a day. First every test file runs once, and
-coverage.py notes which test executes which line of them; then each drawn mutant meets the tests that execute its line, quickest first. Each runs in
-a fork of one process that has imported the libraries already; no file is changed. `survivors.py` explains those that no test can see.
+coverage.py notes which test executes which line of them; then each drawn mutant meets the tests that execute its line, the quickest file first. Each
+runs in a fork of one session that has collected the tests already, in which the functions in memory get the changed code; what stands outside of
+functions is changed by importing the module anew. No file is changed. `survivors.py` explains those that no test can see.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import gc
 import hashlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import inspect
 import json
 import os
+import pickle
 import random
 import resource
 import signal
@@ -24,12 +28,12 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import CodeType, ModuleType
-from typing import Any, TypeVar
+from types import CodeType, FunctionType, ModuleType
+from typing import Any, TypeVar, cast
 
 from benchmarks.survivors import EXPLAINED
 
@@ -37,8 +41,27 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "galvan"
 KEPT = ROOT / "runs" / "mutants"
 MODULES = ("statistics", "measure.scoring", "likelihood", "measure.integrity", "measure.adapter_files", "measure.live")
-APART = {"app", "browser", "chaos", "docs", "fuzz", "fuzzed", "distributed", "novels", "postgres"}  # judge files or other processes
-_NO_USE, _NO_TESTS, _OURS = 4, 5, 70  # exit codes that say nothing of a mutant
+APART = {
+    "action",
+    "app",
+    "browser",
+    "chaos",
+    "cli",
+    "determinism",
+    "docs",
+    "fuzz",
+    "fuzzed",
+    "distributed",
+    "novels",
+    "postgres",
+    "resume",
+}  # judge files or other processes
+_NO_USE, _NO_TESTS, _OURS, _OUTSIDE = (
+    4,
+    5,
+    70,
+    71,
+)  # exit codes that say nothing of a mutant; the last: it is no change within a function
 T = TypeVar("T")
 ENOUGH = 60  # seconds of tests for one mutant, of all that execute its line
 
@@ -68,7 +91,7 @@ class Mutant:
         for number, _ in enumerate(_places(tree)):
             if number == self.number:
                 break
-        return compile(ast.fix_missing_locations(tree), str(self.path), "exec")
+        return compile(ast.fix_missing_locations(tree), str(self.path), "exec", dont_inherit=True)
 
 
 def mutants(path: Path) -> list[Mutant]:
@@ -169,18 +192,21 @@ class Map:
     tests: dict[Path, dict[int, set[str]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(set)))
 
     def tests_of(self, mutant: Mutant) -> list[str]:
-        """Tests that execute its statement, quickest first, for about a minute; of what runs when the module is imported, those of its file."""
+        """Of the tests that execute its statement the quickest, for about a minute, file by file; of what runs when the module is imported, those of its file."""
         lines = self.tests[mutant.path]
         chosen = set().union(*(found for line, found in lines.items() if line in mutant.lines or not mutant.function))
         for whole in [test for test in chosen if test.endswith("::")]:  # what prepares a file's tests serves all of them
             chosen |= {test for test in self.seconds if test.startswith(whole)}
-        ordered, total = [], 0.0
+        files, total = defaultdict[str, list[str]](list), 0.0
         for test in sorted(chosen & self.seconds.keys(), key=lambda test: (self.seconds[test], test)):
             total += self.seconds[test]
-            if total > ENOUGH and ordered:
+            if total > ENOUGH and files:
                 break
-            ordered.append(test)
-        return ordered
+            files[test.partition("::")[0]].append(test)
+        return [test for file in sorted(files.values(), key=self._cost) for test in file]
+
+    def _cost(self, tests: Sequence[str]) -> float:
+        return sum(self.seconds[test] for test in tests)
 
 
 class _Watch:
@@ -208,14 +234,72 @@ class _Chosen:
 
     def __init__(self, tests: Sequence[str]) -> None:
         self._order = {test: number for number, test in enumerate(tests)}
-        self.passed = list[str]()
+        self._prepared, self.seconds = dict[str, float](), dict[str, float]()
 
     def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.when == "setup":
+            self._prepared[report.nodeid] = report.duration
         if report.when == "call" and report.passed:
-            self.passed.append(report.nodeid)
+            self.seconds[report.nodeid] = self._prepared[report.nodeid] + report.duration
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
         items[:] = sorted((item for item in items if item.nodeid in self._order), key=lambda item: self._order[item.nodeid])
+
+
+class _Meets(_Chosen):
+    """Collects once; then each mutant meets its tests in a fork of its own."""
+
+    def __init__(self, tests: Mapping[Mutant, Sequence[str]], limits: dict[Mutant, float], jobs: int) -> None:
+        super().__init__(list(dict.fromkeys(test for some in tests.values() for test in some)))
+        self._tests, self._limits, self._jobs = tests, limits, jobs
+        self.codes = list[tuple[Mutant, int | None]]()
+        self._said = os.fdopen(os.dup(1), "w")
+
+    def pytest_runtestloop(self, session: Any) -> bool:
+        met = {mutant: partial(self._meet, session, mutant) for mutant in self._tests}
+        for mutant, code in forked(met, self._limits, self._jobs):
+            self.codes.append((mutant, code))
+            print(code, len(self._tests[mutant]), mutant.name, sep="\t", file=self._said, flush=True)
+        return True
+
+    def _meet(self, session: Any, mutant: Mutant) -> int:
+        from _pytest.main import pytest_runtestloop
+
+        if not changed_in_memory(mutant):
+            return _OUTSIDE
+        by = {item.nodeid: item for item in session.items}
+        session.items[:] = [by[test] for test in self._tests[mutant]]
+        session.config.option.maxfail = 1
+        try:
+            pytest_runtestloop(session)
+        except BaseException:  # the first failure ends the session, and so does a test that exits
+            return 1
+        return int(session.testsfailed > 0)
+
+
+def changed_in_memory(mutant: Mutant) -> bool:
+    """Give every function in memory that `mutant` changes its new code, whoever has imported it; False where there is none."""
+    source, file = mutant.path.read_text(encoding="utf-8"), str(mutant.path)
+    pairs = zip(_functions(compile(source, file, "exec", dont_inherit=True)), _functions(mutant.code()), strict=True)
+    changed = {old: new for old, new in pairs if old != new}
+    found = [
+        one
+        for one in gc.get_objects()
+        if isinstance(one, FunctionType) and one.__code__.co_filename == file and one.__code__ in changed
+    ]
+    for function in found:
+        function.__code__ = changed[function.__code__]
+    return bool(found)
+
+
+def _functions(code: CodeType) -> Iterator[CodeType]:
+    """The functions of a module and of its classes; what stands within a function is its own affair."""
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            if inner.co_flags & inspect.CO_OPTIMIZED:
+                yield inner
+            else:
+                yield from _functions(inner)
 
 
 def _pytest(files: Sequence[str], *options: str, plugin: object) -> int:
@@ -294,29 +378,40 @@ def _end_with(work: Callable[[], int], seconds: int) -> None:
 
 
 def unchanged(known: Map, tests: set[str]) -> None:
-    """Run them all in one process, as mutants meet them, and forget those that fail without any change."""
-    ordered = sorted(tests, key=lambda test: (known.seconds[test], test))
+    """Run them all in one process, as mutants meet them; forget those that fail without any change, and keep what each takes with what prepares it."""
+    ordered = sorted(tests)
+
+    def work() -> dict[str, float]:
+        plugin = _Chosen(ordered)
+        _pytest(_files(ordered), plugin=plugin)
+        return plugin.seconds
+
+    passed = _answer_of(work)
+    known.seconds.update(passed)
+    for test in tests - passed.keys():
+        print("fails without any change:", test, flush=True)
+        del known.seconds[test]
+
+
+def _answer_of(work: Callable[[], T]) -> T:
+    """What `work` returns in a fork of this process."""
     with tempfile.TemporaryDirectory() as folder:
-        answer = Path(folder, "passed.json")
+        answer = Path(folder, "answer")
 
-        def work() -> int:
-            plugin = _Chosen(ordered)
-            code = _pytest(_files(ordered), plugin=plugin)
-            answer.write_text(json.dumps(plugin.passed), encoding="utf-8")
-            return code
+        def kept() -> int:
+            answer.write_bytes(pickle.dumps(work()))
+            return 0
 
-        list(forked({"unchanged": work}, {"unchanged": 3600.0}, 1))
-        for test in tests - set(json.loads(answer.read_text(encoding="utf-8"))):
-            print("fails without any change:", test, flush=True)
-            del known.seconds[test]
+        assert list(forked({"one": kept}, {"one": 36000.0}, 1)) == [("one", 0)]
+        return cast(T, pickle.loads(answer.read_bytes()))
 
 
 def _files(tests: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(str(ROOT / test.partition("::")[0]) for test in tests))
 
 
-def _meet(mutant: Mutant, tests: Sequence[str]) -> int:
-    """The exit code of the tests with that change: 0 where they pass."""
+def _meet_anew(mutant: Mutant, tests: Sequence[str]) -> int:
+    """The exit code of the tests where the module is imported with that change: 0 where they pass."""
     name = ".".join(("galvan", *mutant.path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
     sys.meta_path.insert(0, _Finder(name, mutant.path, mutant.code()))
     return _pytest(_files(tests), "-x", plugin=_Chosen(tests))
@@ -325,15 +420,20 @@ def _meet(mutant: Mutant, tests: Sequence[str]) -> int:
 def judge(drawn: Sequence[Mutant], known: Map, jobs: int) -> dict[Mutant, str]:
     """ "killed", "killed by the clock" or "survived" for each."""
     unchanged(known, {test for mutant in drawn for test in known.tests_of(mutant)})
-    tests = {mutant: known.tests_of(mutant) for mutant in drawn}
-    limits = {mutant: 120 + 4 * sum(known.seconds[test] for test in tests[mutant]) for mutant in drawn}
-    met = {mutant: partial(_meet, mutant, tests[mutant]) for mutant in drawn if tests[mutant]}
-    answers = dict.fromkeys(drawn, "survived")  # also what no test executes
-    for mutant, code in forked(met, limits, jobs):
-        assert code not in (_NO_USE, _NO_TESTS, _OURS), mutant.name
-        answers[mutant] = "killed by the clock" if code is None else "survived" if code == 0 else "killed"
-        print(answers[mutant], len(tests[mutant]), mutant.name, sep="\t", flush=True)
-    return answers
+    tests = {mutant: found for mutant in drawn if (found := known.tests_of(mutant))}
+    limits = {mutant: 120 + 4 * sum(known.seconds[test] for test in found) for mutant, found in tests.items()}
+
+    def together() -> list[tuple[Mutant, int | None]]:
+        plugin = _Meets(tests, limits, jobs)
+        _pytest(_files([test for found in tests.values() for test in found]), plugin=plugin)
+        return plugin.codes
+
+    codes = dict(_answer_of(together))
+    outside = {mutant: partial(_meet_anew, mutant, tests[mutant]) for mutant, code in codes.items() if code == _OUTSIDE}
+    codes |= dict(forked(outside, limits, jobs))
+    assert codes.keys() == tests.keys() and not {_NO_USE, _NO_TESTS, _OURS, _OUTSIDE} & set(codes.values()), codes
+    answers = {0: "survived", None: "killed by the clock"}
+    return {mutant: answers.get(codes[mutant], "killed") if mutant in codes else "survived" for mutant in drawn}
 
 
 def main() -> None:

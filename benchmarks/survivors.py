@@ -5,4 +5,7 @@ EXPLAINED = {
     "statistics/bottleneck.py _noise_of_mean: -1 -> -2": "NumPy takes every negative length in a reshape for the one to infer.",
     "statistics/power.py documents_needed: required(answer) - 1e-09 -> required(answer) + 1e-09": "One document more where the number is whole, which the loop after it takes back.",
     "statistics/extrapolation.py fit_power_law: best + 1 -> best + 2": "The next, finer grid reaches one point further; its minimum is the same.",
+    "likelihood.py token_nll: dim=-1 -> dim=+1": "The logits there have two dimensions, of which 1 is the last.",
+    "likelihood.py _ChunkedNLL.forward: dim=-1 -> dim=+1": "The logits of a chunk have two dimensions, of which 1 is the last.",
+    "likelihood.py supports_chunks: torch.arange(17, device=head.weight.device) -> torch.arange(18, device=head.weight.device)": "Both ways are tried on one token more.",
 }  # fmt: skip

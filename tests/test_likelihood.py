@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,7 @@ from torch.nn import functional as F
 from transformers import CohereConfig, CohereForCausalLM, Gemma2Config, Gemma2ForCausalLM, GraniteConfig, GraniteForCausalLM
 
 from galvan import likelihood
-from galvan.likelihood import IGNORE, _ChunkedNLL, plain_token_nll, sum_nll, supports_chunks, token_nll
+from galvan.likelihood import IGNORE, _ChunkedNLL, logits_of, plain_token_nll, sum_nll, supports_chunks, token_nll
 from models_for_tests import _SHAPE, tiny_gpt2, tiny_llama, tiny_mistral, wrap
 
 MODELS = {
@@ -107,6 +109,17 @@ def test_no_supervised_token_is_a_loss_of_zero():
     assert all(not p.grad.any() for p in model.parameters() if p.grad is not None)
 
 
+def test_a_head_that_is_trained_alone_gets_the_gradient_of_autograd():
+    model, gradients = tiny_llama(), []
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = name == "lm_head.weight"
+    for chunked in (True, False):
+        model.zero_grad()
+        sum_nll(model, some_ids(), some_ids(), chunked).backward()
+        gradients.append(model.lm_head.weight.grad.clone())
+    assert gradients[1].any() and relative(*gradients) < 1e-5
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_plain_heads_support_chunks(name):
     assert supports_chunks(MODELS[name]())
@@ -139,6 +152,30 @@ def test_scaled_logits_do_not_support_chunks():
     torch.manual_seed(0)
     assert not supports_chunks(GraniteForCausalLM(GraniteConfig(**_SHAPE, logits_scaling=8.0)))
     assert not supports_chunks(CohereForCausalLM(CohereConfig(**_SHAPE, logit_scale=0.0625)))
+
+
+def test_logits_come_by_the_way_that_likelihoods_take():
+    torch.manual_seed(0)
+    scaled, ids = GraniteForCausalLM(GraniteConfig(**_SHAPE, logits_scaling=8.0)).eval(), some_ids()
+    with torch.no_grad():
+        given = scaled(input_ids=ids).logits
+        assert torch.equal(logits_of(scaled, ids, chunked=False), given)
+        assert torch.allclose(logits_of(scaled, ids, chunked=True), 8 * given, rtol=1e-4)
+
+
+@pytest.mark.parametrize("share", [1.01, 1.1])
+def test_a_model_that_changes_what_its_decoder_gives_does_not_support_chunks(share, monkeypatch):
+    """The head is the last of it, so that only the likelihoods tell: by hundredths of a nat, or by tenths."""
+    model = tiny_llama()
+    assert supports_chunks(model)
+
+    def changed(**kwargs):
+        return SimpleNamespace(logits=model.lm_head(share * model.model(**kwargs).last_hidden_state))
+
+    monkeypatch.setattr(model, "forward", changed)
+    ids = some_ids()
+    assert 1e-4 < float((token_nll(model, ids, True) - plain_token_nll(model, ids)).abs().max()) < 0.9
+    assert likelihood._head_is_last(model, model.lm_head, ids) and not supports_chunks(model)
 
 
 def test_the_trial_leaves_mode_hooks_and_random_state_as_they_were():

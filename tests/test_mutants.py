@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from types import CodeType
 
-from benchmarks.mutants import MODULES, files_of, mutants
+import pytest
+from benchmarks.mutants import MODULES, changed_in_memory, files_of, mutants
 from benchmarks.survivors import EXPLAINED
 
 
@@ -32,6 +34,23 @@ def test_each_mutant_changes_the_code_at_one_place(tmp_path: Path) -> None:
     assert {mutant.function for mutant in found} == {"f"} and [list(mutant.lines) for mutant in found[:4]] == [[2], [2], [2], [4]]
     plain = results(compile(path.read_text(), str(path), "exec"))
     assert all(results(mutant.code()) != plain for mutant in found)
+
+
+def test_functions_that_others_have_imported_get_the_changed_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plain one, a method, one behind a cache and one within another; a constant outside of them is no function's."""
+    path = tmp_path / "mutated_for_a_test.py"
+    path.write_text(
+        "from functools import cache\nK = 3\n@cache\ndef f(a):\n    return a + 1\nclass C:\n    def g(self, a):\n        return a < K\n"
+        "def h(a):\n    def inner(b):\n        return b - a\n    return inner\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("mutated_for_a_test")
+    f, g, h = module.f, module.C().g, module.h
+    by = {mutant.change: mutant for mutant in mutants(path)}
+    assert changed_in_memory(by["a + 1 -> a - 1"]) and f(5) == 4
+    assert changed_in_memory(by["a < K -> a <= K"]) and g(3) is True
+    assert changed_in_memory(by["b - a -> b + a"]) and h(1)(2) == 3
+    assert not changed_in_memory(by["K = 3 -> K = 4"])
 
 
 def results(code: CodeType) -> list[object]:

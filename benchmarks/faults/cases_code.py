@@ -107,8 +107,8 @@ def rows_from_a_cache(place: Place) -> Said:
 
 
 @fault(
-    "E07", "G03", "G05", settings=SOME
-)  # the file changed under all later stages: what is trained and what is scored are then both another
+    "E07", "G03", "G05", "run/changed", settings=SOME
+)  # the file changed under all later stages: what is trained and what is scored are then both another, unless the run is refused for it
 def file_changed_after_preparing(place: Place) -> Said:
     """The training file was edited in the run's folder after its rows had been encoded."""
     from galvan.story import Story
