@@ -15,6 +15,7 @@ from galvan.rundir import read_json
 from galvan.story import Story
 from galvan.sweep import driver
 from galvan.sweep.driver import Swept, sweep
+from galvan.sweep.space import dimensions, grid_points
 from galvan.sweep.study import Study, Told
 from galvan.sweep.trial import PRUNED, Pruner
 from models_for_tests import letters
@@ -223,3 +224,23 @@ def test_a_damaged_line_of_a_journal_is_named_or_changes_no_trial(every: int, tm
             assert error.code == "sweep/damaged" and f"study.journal: line {line} " in str(error)
             named += 1
     assert named > len(range(0, len(content), every)) / 2
+
+
+def test_where_another_worker_takes_the_last_point_meanwhile_none_is_made_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dims = dimensions(["training.lora.rank=1"], Recipe())
+    study = Study(tmp_path, "same", dims, "grid", 0, f"sqlite:///{tmp_path / 'study.db'}", False)
+    study.enqueue(grid_points(dims))
+    first = study.ask(1)
+    assert first is not None and first.name == "000"
+    known, taken = Study._trials, study.study.get_trials(deepcopy=False)
+    seen: list[set[Any]] = []
+
+    def trials(self: Study, states: set[Any]) -> list[Any]:  # it still waits when it is first looked for
+        waiting = states == {optuna.trial.TrialState.WAITING}
+        seen.extend([states] if waiting else [])
+        return taken if waiting and len(seen) <= 2 else known(self, states)
+
+    monkeypatch.setattr(Study, "_trials", trials)
+    assert study.ask(1) is None

@@ -101,6 +101,9 @@ class Study:
             trial = self.study.ask({d.option: distribution(d) for d in self.dims})
             point = {option: _read(choice) for option, choice in trial.params.items()}
             name = trial.user_attrs.get(NAME)
+            if name is None and self.search != "tpe":  # another worker took the last that waited, and Optuna made one up
+                self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+                continue
             if name is None:  # Optuna's number counts a trial again that died; only workers that ask at once need it
                 name = f"{trial.number if self.shared else len(begun):03d}"
                 trial.set_user_attr(NAME, name)
