@@ -60,6 +60,17 @@ def test_time_grows_with_epochs_and_evaluations_as_the_clock_says(tmp_path: Path
     assert one.step_seconds == pytest.approx(1.0) and two.seconds - one.seconds == pytest.approx(1.0)
 
 
+def test_checks_before_the_first_step_and_checkpoints_take_their_time_too(tmp_path: Path) -> None:
+    """By that clock the checks take a second, each of ten steps one, an evaluated token its share of one, and a checkpoint goes by its bytes."""
+    settings = {"batch_size": len(ROWS), "epochs": 10.0, "evaluations": 1}
+    last, each = (measured(tmp_path / "base", Training.model_validate({**settings, "checkpoint_seconds": s})) for s in (3600, 0))
+    trained = last.parts_bytes["gradients"] // 4
+    scored = 2 * 50 / sum(len(row.input_ids) for row in sorted(ROWS, key=lambda row: len(row.input_ids))[: cost.EVALUATED])
+    before = 1 + 10 * last.step_seconds + scored
+    assert last.seconds == pytest.approx(before + 12 * trained / cost.WRITTEN_BYTES, abs=1e-9)
+    assert each.seconds - last.seconds == pytest.approx((before // last.step_seconds) * 12 * trained / cost.WRITTEN_BYTES, abs=1e-9)
+
+
 @pytest.mark.parametrize("build", [tiny_llama, tiny_gpt2])
 def test_kept_bytes_hold_what_a_layer_must_keep_and_no_weights(build) -> None:  # type: ignore[no-untyped-def]
     model = build().train()

@@ -27,7 +27,9 @@ from galvan.errors import ModelError
 from galvan.likelihood import CHUNK_ROWS, causal_lm, supports_chunks
 from galvan.models import Choice, Located
 from galvan.recipe import Recipe, Training
+from galvan.rundir import atomic_path, sha256_file
 from galvan.training import gradients, precision
+from galvan.training.live_checks import require_true_loss
 from galvan.training.movement import copies, movement
 from galvan.training.optimizers import build_optimizers
 from galvan.training.passes import collate
@@ -38,6 +40,7 @@ SHALLOW = (1, 3)  # blocks of the two models that a larger one is told from
 SECONDS = 1.0  # each is timed at least so long, and at least three steps
 BATCH_ROWS = 32  # of a step that is timed; larger batches are in proportion
 EVALUATED = 8
+WRITTEN_BYTES = 2**25  # of a file that is written to see how fast checkpoints are
 WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 STATE_BYTES = {"adamw": 8.0, "muon": 4.0, "adamw8bit": 2.03, "paged_adamw8bit": 2.03}  # a parameter; muon's outer ones take 8
 
@@ -46,7 +49,8 @@ Clock = Callable[[], float]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Cost:
-    """Seconds of the steps and evaluations, and bytes by what holds them; `memory_bytes` is their peak. `how` says what was measured."""
+    """Seconds from the checks before the first step to the last checkpoint, and bytes by what holds them; `memory_bytes` is their peak.
+    `how` says what was measured."""
 
     seconds: float
     step_seconds: float
@@ -56,10 +60,11 @@ class Cost:
 
 
 class _Piece(NamedTuple):
-    """A model of `blocks` blocks: seconds of a step of the batch and of an evaluated token, bytes of one pass kept for the way back, and the
-    most that was held while it trained (0 where the system does not say)."""
+    """A model of `blocks` blocks: seconds of the checks before training, of a step of the batch and of an evaluated token, bytes of one pass
+    kept for the way back, and the most that was held while it trained (0 where the system does not say)."""
 
     blocks: int
+    check_seconds: float
     step_seconds: float
     token_seconds: float
     kept_bytes: float
@@ -73,7 +78,7 @@ class _Piece(NamedTuple):
         """A model of `blocks` blocks on the line through this one and `other`."""
         share = (blocks - self.blocks) / (other.blocks - self.blocks)
         values = [a + share * (b - a) for a, b in zip(self[1:], other[1:], strict=True)]
-        return _Piece(blocks, *values[:4], *(round(v) for v in values[4:]))  # type: ignore[arg-type]
+        return _Piece(blocks, *values[:5], *(round(v) for v in values[5:]))  # type: ignore[arg-type]
 
 
 def measure(
@@ -92,7 +97,10 @@ def measure(
     tokens, batch_tokens = sum(len(row.input_ids) for row in rows) * settings.epochs, sum(len(row.input_ids) for row in batch)
     step_seconds = whole.step_seconds / batch_tokens * sum(len(row.input_ids) for row in rows) / max(1, len(rows))
     step_seconds *= min(len(rows), settings.batch_size * settings.accumulation)
-    seconds = whole.step_seconds * tokens / batch_tokens + whole.token_seconds * scored_tokens * (settings.evaluations + 1)
+    seconds = whole.check_seconds + whole.step_seconds * tokens / batch_tokens
+    seconds += whole.token_seconds * scored_tokens * (settings.evaluations + 1)
+    a_checkpoint = whole.trainable * (4 + STATE_BYTES[settings.optimizer]) * _seconds_a_byte(clock)
+    seconds += a_checkpoint * (1 + seconds // max(settings.checkpoint_seconds, step_seconds))
     parts = _parts(whole, settings, learned, _vocabulary(base), held.weights)
     told = f"{blocks} blocks" if len(pieces) == 1 else f"{SHALLOW[0]} and {SHALLOW[1]} of {blocks} blocks"
     how = (
@@ -130,8 +138,10 @@ def _piece(
         lora = settings.lora.model_copy(update={"layers": None, "start": "default"})
         model = models.add_lora(model, lora, base.name, None, 0)
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    chunked = supports_chunks(model)
+    begun, chunked = clock(), supports_chunks(model)
     unpadded = supports_unpadded(model, chunked)
+    require_true_loss(model, batch[0], lambda one, ids, labels: gradients.sum_nll(one, ids, labels, chunked))
+    check_seconds = clock() - begun
     model.train()
     largest = max(gradients.plan(list(reversed(rows))[: len(batch)], settings.batch_size, unpadded, _budget(unpadded)), key=_tokens)
     whole_block = kept_bytes(model, largest, chunked, unpadded) / blocks
@@ -159,7 +169,7 @@ def _piece(
         scored = _timed(lambda: gradients.evaluate_rows(model, some, chunked, unpadded), device.value, clock)
     parameters = sum(p.numel() for p in model.parameters())
     found = _Piece(
-        blocks, step_seconds, scored / _tokens(some), kept, whole_block, parameters, sum(p.numel() for p in trainable.values()),
+        blocks, check_seconds, step_seconds, scored / _tokens(some), kept, whole_block, parameters, sum(p.numel() for p in trainable.values()),
         weight_bytes + sum(p.numel() * p.element_size() for name, p in trainable.items() if "lora_" in name), peak,
     )  # fmt: skip
     gc.collect()
@@ -203,6 +213,16 @@ def _timed(work: Callable[[], object], device: str, clock: Clock) -> float:
         if turn >= 2 and clock() - begun > SECONDS:
             break
     return statistics.median(taken)
+
+
+def _seconds_a_byte(clock: Clock) -> float:
+    """Of writing a checkpoint and its checksum, where temporary files lie."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, begun = Path(folder, "written"), clock()
+        with atomic_path(path, WRITTEN_BYTES) as temporary:
+            temporary.write_bytes(bytes(WRITTEN_BYTES))
+            sha256_file(temporary)
+        return (clock() - begun) / WRITTEN_BYTES
 
 
 def _shallow(base: Located, recipe: Recipe, blocks: int, device: Choice, dtype: str) -> Any:
