@@ -31,6 +31,7 @@ Part = Literal[
     "input_ids", "labels",
 ]  # fmt: skip
 
+CONTINUE, CONTINUE_SHA256 = "training.lora.continue_from", "training.lora.continue_sha256"
 LARGEST_RECIPE = 1 << 16  # bytes; a bigger file is a text that was given by mistake, and YAML would chew on it for minutes
 
 

@@ -17,10 +17,10 @@ from galvan.improve.driver import Budget, Improved, improve, run_first
 from galvan.improve.evidence import on_validation
 from galvan.improve.held_out import enough_held_out
 from galvan.improve.looks import ALPHA, look
-from galvan.improve.remedy import EARLY_STOP, EPOCHS, RATE, SHA256, State, at_random, diagnosed, key, of_action, usual
+from galvan.improve.remedy import EARLY_STOP, EPOCHS, RATE, State, at_random, diagnosed, key, of_action, usual
 from galvan.progress import Silent
-from galvan.recipe import Recipe, from_text
-from galvan.report.remedies import CONTINUE, Action
+from galvan.recipe import CONTINUE, CONTINUE_SHA256, Recipe, from_text
+from galvan.report.remedies import Action
 from galvan.rundir import read_documents, read_json, read_rows
 from galvan.statistics import paired_gain
 from models_for_tests import letters
@@ -148,7 +148,7 @@ ONWARD = Action("Go on.", "w", "e", f"galvan run RECIPE --set {CONTINUE}=ADAPTER
 
 def gone_on(tried: frozenset[str] = frozenset()) -> State:
     """A state that stands on a trial of 6 epochs, which went on from an adapter with 3 behind it."""
-    on = from_text("", "test", [f"{CONTINUE}=/first", f"{SHA256}={'0' * 64}", "training.epochs=6"])
+    on = from_text("", "test", [f"{CONTINUE}=/first", f"{CONTINUE_SHA256}={'0' * 64}", "training.epochs=6"])
     evidence = types.SimpleNamespace(training={"continued": {"steps": 30, "epochs": 3.0}})
     return State(on, evidence, None, tried, "/second")  # type: ignore[arg-type]
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from galvan.improve.looks import ALPHA
-from galvan.recipe import plain_yaml
+from galvan.recipe import CONTINUE, plain_yaml
 from galvan.report.blocks import Block, Bullets, Table, Text
 from galvan.report.comparison import Parts, markdown_of
 from galvan.report.page import rendered
-from galvan.report.remedies import CONTINUE
 from galvan.report.sections import Section
 
 if TYPE_CHECKING:

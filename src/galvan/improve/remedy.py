@@ -15,16 +15,16 @@ import numpy as np
 from galvan import recipe as recipes
 from galvan.diagnosis.run_facts import behind
 from galvan.errors import RecipeError
-from galvan.recipe import Recipe
+from galvan.recipe import CONTINUE, CONTINUE_SHA256, Recipe
 from galvan.report.evidence import Evidence
-from galvan.report.remedies import CONTINUE, LEARNING_RATES, Action, next_actions
+from galvan.report.remedies import LEARNING_RATES, Action, next_actions
 from galvan.rundir import fingerprint
 from galvan.sweep.space import MAY_VARY, RANK, may_vary, with_settings
 
 RATE, EPOCHS, TARGETS, LAYERS = "training.learning_rate", "training.epochs", "training.lora.targets", "training.lora.layers"
 ALL_LINEAR: Mapping[str, Any] = {TARGETS: "all-linear", LAYERS: None}
 SMALL_BATCH, LONGER, DROPOUT = 8, 4, 0.1
-SHA256, EARLY_STOP = "training.lora.continue_sha256", "training.early_stop"
+EARLY_STOP = "training.early_stop"
 _SETTING = re.compile(r"--set ([a-z_.]+)=(\S+)")
 
 
@@ -54,10 +54,10 @@ class State:
         with the epochs of both trainings: one recipe must give what is chosen. RecipeError for two options that exclude each other."""
         lora, now = self.recipe.training.lora, self.recipe.training.epochs
         if CONTINUE in settings:
-            settings = {SHA256: None, **settings}
+            settings = {CONTINUE_SHA256: None, **settings}
         elif lora.continue_from is not None and not settings.keys() <= {EPOCHS, EARLY_STOP}:
             whole = now + behind(self.evidence.training if self.evidence else None, "epochs")
-            settings = {CONTINUE: None, SHA256: None, EPOCHS: whole, **settings}
+            settings = {CONTINUE: None, CONTINUE_SHA256: None, EPOCHS: whole, **settings}
         return with_settings(self.recipe, settings)
 
     def untried(self, remedies: Iterator[Remedy]) -> Iterator[Remedy]:

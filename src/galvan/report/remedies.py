@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from galvan.diagnosis.catalogue import Finding
 from galvan.diagnosis.run_facts import behind
+from galvan.recipe import CONTINUE
 from galvan.report.evidence import Evidence
 from galvan.report.prose import percent, plural, sentence
 from galvan.statistics.power import shown_count
@@ -25,7 +26,6 @@ ATTENTION = frozenset(
 FEW_STEPS, ENOUGH_STEPS, MOST_REPEATS = 50, 100, 4
 LARGE_BATCH, USUAL_BATCH = 32, 16
 BITS_PER_PARAMETER = 2
-CONTINUE = "training.lora.continue_from"
 OWN_REMEDY = frozenset(["D05", "D06", "D07", "D11", "D12", "G08", "G09", "G10", "I01"])  # a function below knows more of these
 AFTERWARDS = frozenset(["G12", "I02", "I03"])  # judgements of the outcome, which the remedies before them may change
 _COMMAND = re.compile(r"`(galvan [^`]+)`")  # a remedy names its own where it has one

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from galvan.data.tokens import IGNORE, TokenRow
 from galvan.errors import ModelError
+from galvan.recipe import CONTINUE
 from galvan.text import shown
 from galvan.training.passes import collate
 
@@ -101,7 +102,7 @@ def require_start(rows: Iterable[Mapping[str, Any]], expected: Expected, dtype: 
         if expected.continued is not None:
             raise ModelError(
                 "training/step-0",
-                f"{found} where {shown(expected.continued)} was left; another base or other text is under it now. Train afresh with training.lora.continue_from=null.",
+                f"{found} where {shown(expected.continued)} was left; another base or other text is under it now. Train afresh with {CONTINUE}=null.",
             )
         raise ModelError(
             "training/step-0",

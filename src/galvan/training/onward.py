@@ -17,11 +17,10 @@ from galvan import recipe as recipes
 from galvan.data.tokens import TokenRow
 from galvan.errors import GalvanError, ModelError, RecipeError
 from galvan.models import Located
-from galvan.recipe import Lora, Recipe
+from galvan.recipe import CONTINUE, CONTINUE_SHA256, Lora, Recipe
 from galvan.rundir import fingerprint, read_json, read_rows, sha256_file
 from galvan.text import shown
 
-SHA256 = "training.lora.continue_sha256"
 FILES = {"validation": "validation.jsonl", "probe": "train.jsonl"}
 Sets = Mapping[str, Sequence[TokenRow]]
 Rows = list[dict[str, Any]]
@@ -69,15 +68,15 @@ def pinned(asked: Recipe, folder: Path, offline: bool) -> Recipe:
     if parent.adapter.path.resolve() == (folder / "adapter").resolve():
         raise RecipeError(
             "training/own-adapter",
-            f"training.lora.continue_from is the adapter of this run itself, {shown(str(folder))}, which training would replace; choose another folder with --out.",
+            f"{CONTINUE} is the adapter of this run itself, {shown(str(folder))}, which training would replace; choose another folder with --out.",
         )
     if lora.continue_sha256 not in (None, parent.sha256):
         raise ModelError(
             "training/other-adapter",
-            f"{shown(parent.adapter.name)} is not the adapter that this recipe goes on from: its weights have the sha256 {parent.sha256}, and {SHA256} is "
-            f"{lora.continue_sha256}; give that adapter, or set {SHA256} to null to go on from this one.",
+            f"{shown(parent.adapter.name)} is not the adapter that this recipe goes on from: its weights have the sha256 {parent.sha256}, and {CONTINUE_SHA256} is "
+            f"{lora.continue_sha256}; give that adapter, or set {CONTINUE_SHA256} to null to go on from this one.",
         )
-    return recipes.with_values(asked, {SHA256: parent.sha256}, "galvan")
+    return recipes.with_values(asked, {CONTINUE_SHA256: parent.sha256}, "galvan")
 
 
 def require_same_tokenizer(parent: Parent, tokenizer: str | None, same_files: bool | None) -> None:
@@ -133,8 +132,8 @@ def take_weights(wrapped: Any, adapter: Located) -> None:
 def _unfit(adapter: Located, what: str) -> ModelError:
     return ModelError(
         "training/continue",
-        f"{shown(adapter.name)}, training.lora.continue_from: {what}; an adapter cannot change while it goes on. Set training.lora as it has it, or "
-        "train afresh with training.lora.continue_from=null.",
+        f"{shown(adapter.name)}, {CONTINUE}: {what}; an adapter cannot change while it goes on. Set training.lora as it has it, or "
+        f"train afresh with {CONTINUE}=null.",
     )
 
 
