@@ -14,6 +14,8 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -23,7 +25,7 @@ import numpy as np
 from galvan import pipeline
 from galvan.errors import GalvanError
 from galvan.improve.driver import Budget, improve, is_improved
-from galvan.improve.remedy import at_random, diagnosed
+from galvan.improve.remedy import Policy, at_random, diagnosed
 from galvan.progress import Silent
 from galvan.recipe import Recipe, from_text
 from galvan.rundir import read_json, write_json
@@ -63,20 +65,30 @@ def failing(asked: Recipe, folder: Path) -> bool:
 
 
 def one(fault: str, seed: int, place: Path, trials: int) -> dict[str, object]:
-    """A row: did the start fail, and what each policy came to; from the file where it was made before."""
-    path = place / "result.json"
-    if path.is_file():
-        return dict(read_json(path))
-    row: dict[str, object] = {"fault": fault, "seed": seed, "failing": failing(start(fault, seed), place / "run")}
+    """A row: did the start fail, and what each policy came to; each part from its file where it was made before."""
+    row: dict[str, object] = {"fault": fault, "seed": seed}
+    row |= _kept(place / "start.json", lambda: {"failing": failing(start(fault, seed), place / "run")})
     if row["failing"]:
-        for name, policy in (("diagnosed", diagnosed), ("random", at_random(seed))):
-            begun = time.process_time()
-            found = improve(place / "run", Budget(trials=trials), policy=policy, out=place / name, offline=True)
-            row[name] = {
-                "improved": found.improved, "trials": len(found.steps) - 1, "did_it": found.did_it, "reason": found.reason,
-                "seconds": round(time.process_time() - begun, 1),
-            }  # fmt: skip
-    write_json(path, row)
+        drawn = at_random(
+            1000 * list(FAULTS).index(fault) + seed
+        )  # other draws for every start, or the starts would not be independent
+        for name, policy in (("diagnosed", diagnosed), ("random", drawn)):
+            row[name] = _kept(place / f"{name}.json", partial(_improved, place / "run", place / name, trials, policy))
+    return row
+
+
+def _improved(run: Path, out: Path, trials: int, policy: Policy) -> dict[str, object]:
+    begun = time.process_time()
+    found = improve(run, Budget(trials=trials), policy=policy, out=out, offline=True)
+    return {
+        "improved": found.improved, "trials": len(found.steps) - 1, "did_it": found.did_it, "reason": found.reason,
+        "seconds": round(time.process_time() - begun, 1),
+    }  # fmt: skip
+
+
+def _kept(path: Path, make: Callable[[], dict[str, object]]) -> dict[str, object]:
+    if not path.is_file():
+        write_json(path, make())
     return dict(read_json(path))
 
 

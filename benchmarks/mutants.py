@@ -186,9 +186,10 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 @dataclass
 class Map:
-    """Which test executes which line, and how long each test that passes takes."""
+    """Which test executes which line, how long each test that passes takes, and what a file prepares for its tests."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+    prepared: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     tests: dict[Path, dict[int, set[str]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(set)))
 
     def tests_of(self, mutant: Mutant) -> list[str]:
@@ -198,15 +199,21 @@ class Map:
         for whole in [test for test in chosen if test.endswith("::")]:  # what prepares a file's tests serves all of them
             chosen |= {test for test in self.seconds if test.startswith(whole)}
         files, total = defaultdict[str, list[str]](list), 0.0
-        for test in sorted(chosen & self.seconds.keys(), key=lambda test: (self.seconds[test], test)):
-            total += self.seconds[test]
+        for test in sorted(chosen & self.seconds.keys(), key=lambda test: (self._cost([test]), test)):
+            file = file_of(test)
+            total += self.seconds[test] if file in files else self._cost([test])
             if total > ENOUGH and files:
                 break
-            files[test.partition("::")[0]].append(test)
-        return [test for file in sorted(files.values(), key=self._cost) for test in file]
+            files[file].append(test)
+        return [test for some in sorted(files.values(), key=self._cost) for test in some]
 
     def _cost(self, tests: Sequence[str]) -> float:
-        return sum(self.seconds[test] for test in tests)
+        """Of tests of one file."""
+        return self.prepared[file_of(tests[0])] + sum(self.seconds[test] for test in tests)
+
+
+def file_of(test: str) -> str:
+    return test.partition("::")[0]
 
 
 class _Watch:
@@ -216,13 +223,13 @@ class _Watch:
         self._coverage, self.seconds = coverage, dict[str, float]()
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        self._coverage.switch_context(nodeid.partition("::")[0] + "::")
+        self._coverage.switch_context(file_of(nodeid) + "::")
 
     def pytest_pyfunc_call(self, pyfuncitem: Any) -> None:
         self._coverage.switch_context(pyfuncitem.nodeid)
 
     def pytest_runtest_teardown(self, item: Any) -> None:
-        self._coverage.switch_context(item.nodeid.partition("::")[0] + "::")
+        self._coverage.switch_context(file_of(item.nodeid) + "::")
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.when == "call" and report.passed:
@@ -234,13 +241,13 @@ class _Chosen:
 
     def __init__(self, tests: Sequence[str]) -> None:
         self._order = {test: number for number, test in enumerate(tests)}
-        self._prepared, self.seconds = dict[str, float](), dict[str, float]()
+        self.prepared, self.seconds = defaultdict[str, float](float), dict[str, float]()
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.when == "setup":
-            self._prepared[report.nodeid] = report.duration
+            self.prepared[file_of(report.nodeid)] += report.duration
         if report.when == "call" and report.passed:
-            self.seconds[report.nodeid] = self._prepared[report.nodeid] + report.duration
+            self.seconds[report.nodeid] = report.duration
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
         items[:] = sorted((item for item in items if item.nodeid in self._order), key=lambda item: self._order[item.nodeid])
@@ -377,20 +384,19 @@ def _end_with(work: Callable[[], int], seconds: int) -> None:
         os._exit(code)
 
 
-def unchanged(known: Map, tests: set[str]) -> None:
-    """Run them all in one process, as mutants meet them; forget those that fail without any change, and keep what each takes with what prepares it."""
+def unchanged(known: Map, tests: set[str]) -> Map:
+    """Run them all in one process, as mutants meet them: what is known of those that pass without any change."""
     ordered = sorted(tests)
 
-    def work() -> dict[str, float]:
+    def work() -> tuple[dict[str, float], dict[str, float]]:
         plugin = _Chosen(ordered)
         _pytest(_files(ordered), plugin=plugin)
-        return plugin.seconds
+        return plugin.seconds, plugin.prepared
 
-    passed = _answer_of(work)
-    known.seconds.update(passed)
-    for test in tests - passed.keys():
+    sure = Map(*_answer_of(work), known.tests)
+    for test in sorted(tests - sure.seconds.keys()):
         print("fails without any change:", test, flush=True)
-        del known.seconds[test]
+    return sure
 
 
 def _answer_of(work: Callable[[], T]) -> T:
@@ -407,7 +413,7 @@ def _answer_of(work: Callable[[], T]) -> T:
 
 
 def _files(tests: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(str(ROOT / test.partition("::")[0]) for test in tests))
+    return list(dict.fromkeys(str(ROOT / file_of(test)) for test in tests))
 
 
 def _meet_anew(mutant: Mutant, tests: Sequence[str]) -> int:
@@ -419,9 +425,9 @@ def _meet_anew(mutant: Mutant, tests: Sequence[str]) -> int:
 
 def judge(drawn: Sequence[Mutant], known: Map, jobs: int) -> dict[Mutant, str]:
     """ "killed", "killed by the clock" or "survived" for each."""
-    unchanged(known, {test for mutant in drawn for test in known.tests_of(mutant)})
-    tests = {mutant: found for mutant in drawn if (found := known.tests_of(mutant))}
-    limits = {mutant: 120 + 4 * sum(known.seconds[test] for test in found) for mutant, found in tests.items()}
+    sure = unchanged(known, {test for mutant in drawn for test in known.tests_of(mutant)})
+    tests = {mutant: found for mutant in drawn if (found := sure.tests_of(mutant))}
+    limits = dict.fromkeys(tests, 120.0 + 4 * ENOUGH)
 
     def together() -> list[tuple[Mutant, int | None]]:
         plugin = _Meets(tests, limits, jobs)
