@@ -170,6 +170,12 @@ class TestPlan:
         found = paired_gain(2 * tokens, 2 * tokens - gains * tokens, tokens)
         assert plan(tokens, [0.05]).rows[0].mde80_percent == pytest.approx(found.mde80_percent, rel=1e-6)
 
+    @pytest.mark.parametrize("sd", [0.007, 0.009, 0.012, 0.02])
+    def test_few_documents_are_enough_by_the_t_test_of_so_many(self, sd):
+        found = plan([230] * 25, [sd]).rows[0].documents_needed_for_margin
+        for wanted, documents in ((0.80, found.documents80), (0.90, found.documents90)):
+            assert documents == math.ceil(TTestPower().solve_power(found.target_nats / sd, power=wanted, alpha=0.05))
+
     def test_one_document_plans_nothing(self):
         assert plan([230]).rows[0].mde80_percent is None
 
