@@ -30,7 +30,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, TypeVar, cast
@@ -205,7 +205,16 @@ class Map:
             if total > ENOUGH and files:
                 break
             files[file].append(test)
-        return [test for some in sorted(files.values(), key=self._cost) for test in some]
+        return [test for some in sorted(files.values(), key=self._turn) for test in some]
+
+    def _turn(self, tests: Sequence[str]) -> tuple[int, float]:
+        """Files about this module come before those that run through many."""
+        return max(map(self._breadth.__getitem__, tests)), self._cost(tests)
+
+    @cached_property
+    def _breadth(self) -> Counter[str]:
+        """How many of the watched modules each test executes."""
+        return Counter(test for lines in self.tests.values() for test in set().union(*lines.values()))
 
     def _cost(self, tests: Sequence[str]) -> float:
         """Of tests of one file."""
@@ -427,7 +436,7 @@ def judge(drawn: Sequence[Mutant], known: Map, jobs: int) -> dict[Mutant, str]:
     """ "killed", "killed by the clock" or "survived" for each."""
     sure = unchanged(known, {test for mutant in drawn for test in known.tests_of(mutant)})
     tests = {mutant: found for mutant in drawn if (found := sure.tests_of(mutant))}
-    limits = dict.fromkeys(tests, 120.0 + 4 * ENOUGH)
+    limits = {mutant: 60 + 2 * sum(sure.seconds[test] for test in found) for mutant, found in tests.items()}
 
     def together() -> list[tuple[Mutant, int | None]]:
         plugin = _Meets(tests, limits, jobs)

@@ -8,4 +8,9 @@ EXPLAINED = {
     "likelihood.py token_nll: dim=-1 -> dim=+1": "The logits there have two dimensions, of which 1 is the last.",
     "likelihood.py _ChunkedNLL.forward: dim=-1 -> dim=+1": "The logits of a chunk have two dimensions, of which 1 is the last.",
     "likelihood.py supports_chunks: torch.arange(17, device=head.weight.device) -> torch.arange(18, device=head.weight.device)": "Both ways are tried on one token more.",
+    "likelihood.py supports_chunks: torch.arange(17, device=head.weight.device)[None] * 7919 -> torch.arange(17, device=head.weight.device)[None] * 7920": "Both ways are tried on other words, as far apart.",
+    "likelihood.py _head_is_last: use_cache=False -> use_cache=True": "Keys and values that nobody asks for again change no logit.",
+    "likelihood.py _head_is_last.large: -1000 -> -1001": "No soft cap or bound that moves -1000 leaves -1001.",
+    "statistics/curves.py _late: ci95.low > 0 -> ci95.low >= 0": "An interval of measured losses does not end at 0 exactly.",
+    "statistics/curves.py _classify: whole.low <= 0 -> whole.low < 0": "An interval of measured losses does not end at 0 exactly.",
 }  # fmt: skip

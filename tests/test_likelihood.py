@@ -62,7 +62,7 @@ def test_chunked_gradients_of_every_weight_equal_those_of_autograd(name):
         assert relative(mine, theirs) < 1e-5
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 7, 20])
 def test_chunked_gradients_of_hidden_and_weight_equal_those_of_autograd_in_double(rows):
     torch.manual_seed(0)
     hidden, weight, targets = torch.randn(rows, 8), torch.randn(20, 8), torch.randint(0, 20, (rows,))
@@ -146,6 +146,20 @@ def test_a_soft_capped_head_does_not_support_chunks_however_small_its_logits_are
     )
     assert not supports_chunks(model)
     assert torch.equal(token_nll(model.eval(), some_ids(), chunked=False), plain_token_nll(model, some_ids()))
+
+
+@pytest.mark.parametrize("bound", ["min", "max"])
+def test_logits_that_are_cut_off_at_one_end_do_not_support_chunks(bound, monkeypatch):
+    """At an end that no logit of an untrained model reaches."""
+    model = tiny_llama()
+    whole, edge = model.forward, {"min": -50, "max": 50}[bound]
+
+    def cut(**kwargs):
+        return SimpleNamespace(logits=whole(**kwargs).logits.clamp(**{bound: edge}))
+
+    monkeypatch.setattr(model, "forward", cut)
+    ids = some_ids()
+    assert torch.allclose(token_nll(model, ids, True), plain_token_nll(model, ids), atol=1e-4) and not supports_chunks(model)
 
 
 def test_scaled_logits_do_not_support_chunks():
