@@ -9,8 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
-from galvan.measure.scoring import score, write_pieces
+from galvan.measure.scoring import not_reproduced, score, write_pieces
 from galvan.payload import Pair
 from galvan.rundir import Document
 from models_for_tests import byte_tokenizer, tiny_llama
@@ -48,3 +50,13 @@ def test_of_a_document_with_a_prompt_the_prompt_is_the_head(tmp_path: Path) -> N
     document = Document("a", "No.", "s", 0, payload=Pair("Say no.\n", "No."))
     row = rows(tmp_path, WITH, [document])[0]
     assert row["head"].endswith("Say no.\n") and "".join(row["pieces"]) == "No."
+
+
+def test_blanks_before_a_full_stop_stay(tmp_path: Path) -> None:
+    """Tokenizers of whole words would take them away when they decode, as in English print."""
+    whole = Tokenizer(models.WordLevel({"Say": 0, "no": 1, ".": 2, "No": 3, "</s>": 4, "?": 5}, unk_token="?"))
+    whole.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words = PreTrainedTokenizerFast(tokenizer_object=whole, eos_token="</s>", unk_token="?")
+    (row,) = rows(tmp_path, words, [Document("a", "No .", "s", 0, payload=Pair("Say no . ", "No ."))])
+    assert row["head"] == "Say no ." and row["pieces"] == ["No", "."]
+    assert not_reproduced(words, [Document("a", "Say no .", "s", 0)]) == []

@@ -12,20 +12,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from galvan.errors import DataError
 from galvan.measure import scoring
 from galvan.measure.arms import randomize, score_arms
 from galvan.measure.bench import Bench
 from galvan.measure.kept import Kept
-from galvan.measure.scoring import SCHEMA, Score, not_reproduced, score, text_facts, write_scores
+from galvan.measure.scoring import SCHEMA, Score, not_reproduced, score, scoring_rule, text_facts, write_scores
 from galvan.models import Choice, Located
+from galvan.payload import Pair
 from galvan.progress import Silent
 from galvan.recipe import from_text
 from galvan.rundir import Document
 from galvan.statistics.windows import rolling_windows
 from galvan.training.loop import train
-from models_for_tests import byte_tokenizer, save_base, tiny_gpt2, tiny_llama, tiny_mistral, wrap
+from models_for_tests import _SHAPE, byte_tokenizer, save_base, tiny_gpt2, tiny_llama, tiny_mistral, wrap
 
 WITH, WITHOUT = byte_tokenizer(), byte_tokenizer(bos=False)
 PROSE = (
@@ -144,6 +146,21 @@ def test_every_token_is_predicted_exactly_once_and_in_its_place(monkeypatch, con
     assert sum(written) == 0  # as many as were announced, so none twice
 
 
+def test_a_model_whose_documents_cannot_lie_end_to_end_is_scored_in_padded_rows():
+    """Attention of its own, with a soft cap that the way without padding does not know."""
+    torch.manual_seed(0)
+    model = Gemma2ForCausalLM(Gemma2Config(**{**_SHAPE, "initializer_range": 0.5}, head_dim=8, attn_logit_softcapping=2.0)).eval()
+    for document, mine in zip(DOCUMENTS, scores(model), strict=True):
+        assert np.abs(mine.token_nll_nats - naive(model, WITH(document.text)["input_ids"])).max() < 1e-4
+
+
+def test_what_is_scored_is_said_in_words():
+    plain, shaped = Document("a", "No.", "s", 0), Document("b", "No.", "s", 0, payload=Pair("Say no.", "No."))
+    assert scoring_rule([plain]) == "every token of the text"
+    assert scoring_rule([shaped]) == "tokens of the completion only"
+    assert scoring_rule([shaped, plain]) == "tokens of the completion only, of plain texts every token"
+
+
 @pytest.mark.parametrize("context_tokens", [40, 512])
 @pytest.mark.parametrize("tokens_per_pass", [16, 100, 100_000])
 def test_passes_do_not_change_scores(context_tokens, tokens_per_pass):
@@ -242,6 +259,9 @@ def test_the_share_of_tokens_with_little_before_them_is_that_of_all_texts_togeth
     texts = [Document("long", "x" * 100, "b", 0), Document("short", "y" * 20, "b", 1)]
     assert text_facts(WITH, texts, 512).little_context_share == pytest.approx((63 + 20) / 120)
     assert text_facts(WITH, [], 512).little_context_share is None
+    # Windows of 101 tokens: 63 tokens of the first see fewer than 64; the second begins at 51 and counts from 101 on, which sees 50,
+    # to 151: 14; the third begins at 99 and counts from 152 on, which sees 53: 11.
+    assert text_facts(WITH, [Document("long", "x" * 199, "b", 0)], 101).little_context_share == pytest.approx((63 + 14 + 11) / 199)
 
 
 def test_scores_come_back_from_parquet_as_they_were_with_the_exact_schema(tmp_path):
