@@ -39,7 +39,11 @@ FAULTS: dict[str, tuple[str, ...]] = {
     "rate 2e-6": ("training.learning_rate=2e-6",),
     "rate 2e-7, long": ("training.learning_rate=2e-7", "training.epochs=4"),
     "rate 0.3": ("training.learning_rate=0.3",),
-    "50 epochs on 30 snippets": ("data.maximum_documents=60", "training.epochs=50", "training.learning_rate=3e-3"),
+    "50 epochs on 30 snippets": (
+        "data.train_share=0.375",
+        "training.epochs=50",
+        "training.learning_rate=3e-3",
+    ),  # of 80 training texts
     "dead targets": ("training.lora.targets=[k_proj]", "training.lora.layers=[0]", "training.learning_rate=1e-4"),
     "no such layer": ("training.lora.targets=[no_such_layer]",),
     "one step": ("training.epochs=0.05", "training.learning_rate=1e-4"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import types
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from galvan.improve.driver import Budget, Improved, improve, run_first
 from galvan.improve.evidence import on_validation
 from galvan.improve.held_out import enough_held_out
 from galvan.improve.looks import ALPHA, look
-from galvan.improve.remedy import EARLY_STOP, EPOCHS, RATE, State, at_random, diagnosed, key, of_action, usual
+from galvan.improve.remedy import EARLY_STOP, EPOCHS, RATE, State, _in_order, at_random, diagnosed, key, of_action, usual
 from galvan.progress import Silent
 from galvan.recipe import CONTINUE, CONTINUE_SHA256, Recipe, from_text
 from galvan.report.remedies import Action
@@ -182,6 +183,26 @@ def test_no_recipe_is_tried_twice_and_the_random_policy_follows_its_seed() -> No
     assert drawn[0] == drawn[1]
     assert len({str(at_random(seed)(state)) for seed in range(40)}) > 5
     assert {RATE: 3e-4} not in [dict(r.settings) for r in state.untried(usual(Recipe()))]  # it is the default
+
+
+def test_past_its_best_the_best_weights_are_kept_and_the_rate_is_lowered_before_anything_usual() -> None:
+    """As 50 epochs on 30 texts go at the usual rate: validation loss falls for a quarter and then rises, too little to be sure of."""
+
+    def first(best: int, n: int = 2, early_stop: str = "false") -> list[dict[str, object]]:
+        asked = from_text("", "test", [f"{RATE}=3e-4", f"{EARLY_STOP}={early_stop}"])
+        points = [types.SimpleNamespace(step=step) for step in (0, 50, 100, 150)]
+        curve = types.SimpleNamespace(kind="not determined", best_step=best, points=points, finding=None)
+        evidence = types.SimpleNamespace(
+            recipe=asked, refusal=None, findings=(), test=None, comparisons=None, training=None, audit=None, provenance={}, curve=curve,
+            splits={"train": None},
+        )  # fmt: skip
+        state = State(asked, evidence, None, frozenset([key(asked)]))  # type: ignore[arg-type]
+        return [dict(remedy.settings) for remedy in islice(state.untried(_in_order(state)), n)]
+
+    assert first(50, 3) == [{EARLY_STOP: True}, {RATE: 1e-4}, {RATE: 1e-3}]
+    assert first(50, early_stop="true") == [{RATE: 1e-4}, {RATE: 1e-3}]
+    assert first(0) == [{RATE: 1e-4}, {RATE: 1e-3}]  # before the first step there is nothing to keep
+    assert first(150) == [{RATE: 1e-3}, {RATE: 1e-4}]  # the last is the best: as usual
 
 
 def test_all_looks_together_spend_no_more_than_alpha_on_null_data() -> None:

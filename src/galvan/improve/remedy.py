@@ -15,7 +15,7 @@ import numpy as np
 from galvan import recipe as recipes
 from galvan.diagnosis.run_facts import behind
 from galvan.errors import RecipeError
-from galvan.recipe import CONTINUE, CONTINUE_SHA256, Recipe
+from galvan.recipe import CONTINUE, CONTINUE_SHA256, Recipe, Training
 from galvan.report.evidence import Evidence
 from galvan.report.remedies import LEARNING_RATES, Action, next_actions
 from galvan.rundir import fingerprint
@@ -25,6 +25,7 @@ RATE, EPOCHS, TARGETS, LAYERS = "training.learning_rate", "training.epochs", "tr
 ALL_LINEAR: Mapping[str, Any] = {TARGETS: "all-linear", LAYERS: None}
 SMALL_BATCH, LONGER, DROPOUT = 8, 4, 0.1
 EARLY_STOP = "training.early_stop"
+BEST = "Keep the weights of the best evaluation."
 _SETTING = re.compile(r"--set ([a-z_.]+)=(\S+)")
 
 
@@ -102,7 +103,20 @@ def _in_order(state: State) -> Iterator[Remedy]:
         yield from _where_nothing_trained(state)
     else:
         yield from (remedy for action in next_actions(state.evidence) if (remedy := of_action(action, state.adapter)) is not None)
+        yield from _past_its_best(state.recipe.training, state.evidence)
     yield from usual(state.recipe)
+
+
+def _past_its_best(settings: Training, e: Evidence) -> Iterator[Remedy]:
+    """Where validation loss was lowest before the last step: that step's weights, and smaller steps before larger ones."""
+    if e.curve is None or e.curve.best_step in (None, e.curve.points[-1].step):
+        return
+    why = f"Validation loss was lowest at step {e.curve.best_step} of {e.curve.points[-1].step}, though not surely so."
+    if e.curve.best_step:
+        yield Remedy(BEST, why, "Validation loss is what it was at that step.", {EARLY_STOP: True})
+    for rate in LEARNING_RATES[settings.method][1::-1]:
+        if rate < settings.learning_rate:
+            yield Remedy(f"Lower the learning rate to {rate:g}.", why, "Validation loss falls further.", {RATE: rate})
 
 
 def of_action(action: Action, adapter: str | None = None) -> Remedy | None:
@@ -138,7 +152,7 @@ def usual(asked: Recipe) -> Iterator[Remedy]:
     if lora:
         yield _usual("Adapt all linear layers of all blocks.", ALL_LINEAR)
     yield _usual(f"Train {LONGER} times as long.", {EPOCHS: settings.epochs * LONGER})
-    yield _usual("Keep the weights of the best evaluation.", {EARLY_STOP: True})
+    yield _usual(BEST, {EARLY_STOP: True})
     yield _usual("Train a quarter as long.", {EPOCHS: settings.epochs / LONGER})
     yield _usual(f"Take {SMALL_BATCH} documents a step.", {"training.batch_size": SMALL_BATCH, "training.accumulation": 1})
     if lora:
