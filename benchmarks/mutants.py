@@ -136,8 +136,10 @@ def _first(text: str) -> str:
 
 
 def _inside(tree: ast.AST) -> Iterator[ast.expr | ast.stmt]:
-    """Expressions and conditions of functions; not annotations, decorators, messages, or what is raised."""
+    """Expressions and conditions of functions; not annotations, decorators, messages, assertions, or what is raised."""
     for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.keyword) and node.arg == "strict":  # of zip: an assertion
+            continue
         if isinstance(node, ast.Raise | ast.JoinedStr | ast.Assert | ast.Import | ast.ImportFrom | ast.AnnAssign | ast.arguments):
             if isinstance(node, ast.AnnAssign) and node.value is not None:
                 yield from _inside(ast.Module([ast.Expr(node.value)], []))

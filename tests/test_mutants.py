@@ -24,14 +24,15 @@ def test_each_mutant_changes_the_code_at_one_place(tmp_path: Path) -> None:
     """`a < 1 or not b` by hand: the comparison, its 1, the `or` and the `not` can each be changed; what is raised and said cannot."""
     path = tmp_path / "one.py"
     path.write_text(
-        "def f(a: int, b: bool = True) -> bool:\n    if a == 7:\n        raise ValueError(f'{a + 1}')\n    return a < 1 or not b\n"
+        "def f(a: int, b: bool = True) -> bool:\n    if a == 7:\n        raise ValueError(f'{a + 1}')\n    assert [*zip([a], [b], strict=True)]\n"
+        "    list(zip([a], [b], strict=True))\n    return a < 1 or not b\n"
     )
     found = mutants(path)
     assert [mutant.change for mutant in found] == [
         "if a == 7: -> if not a == 7:", "a == 7 -> a != 7", "a == 7 -> a == 8", "a < 1 or not b -> a < 1 and (not b)", "a < 1 -> a <= 1", "a < 1 -> a < 2",
         "a < 1 or not b -> a < 1 or not not b",
     ]  # fmt: skip
-    assert {mutant.function for mutant in found} == {"f"} and [list(mutant.lines) for mutant in found[:4]] == [[2], [2], [2], [4]]
+    assert {mutant.function for mutant in found} == {"f"} and [list(mutant.lines) for mutant in found[:4]] == [[2], [2], [2], [6]]
     plain = results(compile(path.read_text(), str(path), "exec"))
     assert all(results(mutant.code()) != plain for mutant in found)
 

@@ -27,6 +27,7 @@ from galvan.recipe import from_text
 from galvan.rundir import Document
 from galvan.statistics.windows import rolling_windows
 from galvan.training.loop import train
+from galvan.training.pace import Pace
 from models_for_tests import _SHAPE, byte_tokenizer, save_base, tiny_gpt2, tiny_llama, tiny_mistral, wrap
 
 WITH, WITHOUT = byte_tokenizer(), byte_tokenizer(bos=False)
@@ -125,10 +126,11 @@ def test_scores_without_bos_agree_with_lm_eval_given_the_first_token_as_prefix()
 @pytest.mark.parametrize("tokenizer", [WITH, WITHOUT], ids=["bos", "no bos"])
 @pytest.mark.parametrize("unpadded", [True, False], ids=["end to end", "padded"])
 def test_every_token_is_predicted_exactly_once_and_in_its_place(monkeypatch, context_tokens, tokenizer, unpadded):
-    written = []
+    written, passed, told = [], [], []
 
     def codes(model, ids, chunked, positions=None):
         """In place of likelihoods, what each would be of: the id itself."""
+        passed.append(ids.shape[1])
         assert (ids.shape[1] if positions is None else int(positions.max()) + 1) <= context_tokens
         return ids[:, 1:].float()
 
@@ -141,9 +143,11 @@ def test_every_token_is_predicted_exactly_once_and_in_its_place(monkeypatch, con
 
     monkeypatch.setattr(scoring, "supports_unpadded", lambda model, chunked, learns: unpadded)
     monkeypatch.setattr(scoring, "token_nll", codes)
+    monkeypatch.setattr(Pace, "step", lambda self, seconds, tokens: told.append(tokens))
     for document, row in zip(DOCUMENTS, scores(tokenizer=tokenizer, context_tokens=context_tokens, progress=Counts()), strict=True):
         assert list(row.token_nll_nats) == tokenizer(document.text)["input_ids"][1:]
     assert sum(written) == 0  # as many as were announced, so none twice
+    assert told == passed if unpadded else len(told) == len(passed)  # the pace is that of what was computed
 
 
 def test_a_model_whose_documents_cannot_lie_end_to_end_is_scored_in_padded_rows():
