@@ -150,6 +150,13 @@ def test_every_token_is_predicted_exactly_once_and_in_its_place(monkeypatch, con
     assert told == passed if unpadded else len(told) == len(passed)  # the pace is that of what was computed
 
 
+def test_no_pass_holds_more_tokens_than_it_may_unless_one_window_does(monkeypatch):
+    longest, passed, right = max(len(WITH(text)["input_ids"]) for text in PROSE), [], scoring.token_nll
+    monkeypatch.setattr(scoring, "token_nll", lambda model, ids, *rest: passed.append(ids.numel()) or right(model, ids, *rest))
+    scores(tokens_per_pass=150)
+    assert longest > 150 and max(passed) == longest and sorted(passed)[-2] <= 150 and len(passed) < len(PROSE)
+
+
 def test_a_model_whose_documents_cannot_lie_end_to_end_is_scored_in_padded_rows():
     """Attention of its own, with a soft cap that the way without padding does not know."""
     torch.manual_seed(0)
@@ -254,6 +261,7 @@ def test_texts_that_a_tokenizer_changes_are_named(monkeypatch):
     lower = byte_tokenizer()
     lower.backend_tokenizer.normalizer = normalizers.Lowercase()
     assert not_reproduced(lower, [Document("a", "small", "b", 0), Document("b", "Large", "b", 1)]) == ["b"]
+    monkeypatch.setattr(scoring, "BLOCK", 16)
     facts = text_facts(lower, [Document(str(n), "Large" if n % 2 else "small", "b", n) for n in range(50)], 128)
     assert facts.n_not_reproduced == 25 and facts.not_reproduced == tuple(str(n) for n in range(1, 40, 2))
 
