@@ -302,6 +302,28 @@ def test_files_only_loads_nothing(base: Located, tmp_path: Path) -> None:
     assert found.live is None and found.reason == "only files were read, and nothing in them is wrong"
 
 
+def lower_case(folder: Path) -> Path:
+    """Give the model in `folder` a tokenizer of its own."""
+    value = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps({**value, "normalizer": {"type": "Lowercase"}}))
+    return folder
+
+
+def test_the_loaded_check_looks_at_the_texts_it_is_given_and_at_the_adapter_in_all_strengths(base: Located, tmp_path: Path) -> None:
+    adapter, own = at(save_adapter(tmp_path / "a", tiny_llama(0))), at(lower_case(save_base(tmp_path / "own", tiny_llama(1))))
+    for tuned in (adapter, own):  # a whole model with another tokenizer is examined alone
+        found = check(base, tuned, CPU, ["Of these letters."]).function
+        assert found is not None and found.n_texts == 1
+        assert [p.multiplier for p in found.sweep] == ([0.0, 0.5, 1.0, 1.5, 2.0, 4.0] if tuned is adapter else [])
+
+
+def test_an_export_with_another_tokenizer_is_not_held_beside_the_base(base: Located, tmp_path: Path) -> None:
+    adapter, export = at(save_adapter(tmp_path / "a", tiny_llama(0))), save_base(tmp_path / "export", tiny_llama(0))
+    assert check(base, adapter, CPU, exported=at(export)).exported is not None
+    with pytest.raises(ModelError, match="another tokenizer than the base"):
+        check(base, adapter, CPU, exported=at(lower_case(export)))
+
+
 def test_texts_without_tokens_are_refused(base: Located, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="None of the texts"):
         check(base, at(save_adapter(tmp_path / "a", tiny_llama(0))), CPU, [""])
