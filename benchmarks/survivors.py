@@ -13,6 +13,8 @@ EXPLAINED = {
     "likelihood.py _head_is_last.large: -1000 -> -1001": "No soft cap or bound that moves -1000 leaves -1001.",
     "measure/scoring.py _sequence_nll: job[1].end - job[1].start -> job[1].end + job[1].start": "Windows that do not begin at 0 are as long as any, so that the longest come first all the same.",
     "measure/scoring.py _sequence_nll: sum((w.end - w.first_scored for _, w in part)) * distributed.world() -> sum((w.end - w.first_scored for _, w in part)) / distributed.world()": "One process alone multiplies by 1; of several it would move a progress bar alone.",
+    "measure/adapter_files.py _ask_peft: trust_remote_code=False -> trust_remote_code=True": "A base whose config names code is refused before PEFT is asked.",
+    "measure/adapter_files.py _ask_peft: trust_remote_code=False -> trust_remote_code=True (2)": "A base whose config names code is refused before PEFT is asked.",
     "statistics/curves.py _late: ci95.low > 0 -> ci95.low >= 0": "An interval of measured losses does not end at 0 exactly.",
     "statistics/curves.py _classify: whole.low <= 0 -> whole.low < 0": "An interval of measured losses does not end at 0 exactly.",
 }  # fmt: skip

@@ -239,6 +239,12 @@ class Story:
 
         return training_rows(self._tokenizer, documents, self._training_tokens(), self.recipe.training.learn_eos)
 
+    def _encode_text(self, documents: Sequence[Document]) -> list[Any]:
+        """As they are judged, without the end-of-text token: an adapter that learned only where texts end would look like one that helps."""
+        from galvan.data.tokens import training_rows
+
+        return [row for row in training_rows(self._tokenizer, documents, self._training_tokens(), False) if row.n_supervised]
+
     def _encoded(self, documents: Iterable[Document]) -> Sequence[TokenRow]:
         """The same rows on disk, so that preparing takes no more memory for more of them."""
         from galvan.data import tokens
@@ -371,7 +377,9 @@ class Story:
         splits = {name: read_documents(self.folder / "data" / f"{name}.jsonl") for name in ("train", "validation")}
         texts = {name: sha256_file(self.folder / "data" / f"{name}.jsonl") for name in splits}
         asked = {"texts": texts, "tokens": self._training_tokens(), "eos": settings.learn_eos, "tokenizer": self.prints}
-        encode = shared.rows(asked, lambda: {name: self._encode(part) for name, part in splits.items()})
+        encode = shared.rows(
+            asked, lambda: {"train": self._encode(splits["train"]), "validation": self._encode_text(splits["validation"])}
+        )
         augmented = self._encode(self._augmented())
         rows = [*encode["train"], *augmented]
         held = precision.of(settings, self.recipe.model.quantization, self.dtype.value)
@@ -382,7 +390,10 @@ class Story:
             key, lambda: models.load_base(self.base, self.recipe.model, device, Choice(held.weights, held.sentence))
         )
         self.progress.say(held.sentence)
-        followed = {"validation": encode["validation"], "probe": _probe(encode["train"], settings.probe_documents)}
+        followed = {
+            "validation": encode["validation"],
+            "probe": self._encode_text(_probe(splits["train"], settings.probe_documents)),
+        }
         total, parent = sum(p.numel() for p in model.parameters()), self._parent()
         before: list[dict[str, Any]] = []
         if parent is not None:

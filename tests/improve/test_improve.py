@@ -19,8 +19,11 @@ from galvan.improve.evidence import on_validation
 from galvan.improve.held_out import enough_held_out
 from galvan.improve.looks import ALPHA, look
 from galvan.improve.remedy import EARLY_STOP, EPOCHS, RATE, State, _in_order, at_random, diagnosed, key, of_action, usual
+from galvan.measure.scoring import score
+from galvan.models import Located, load_base, load_tokenizer
 from galvan.progress import Silent
-from galvan.recipe import CONTINUE, CONTINUE_SHA256, Recipe, from_text
+from galvan.recipe import CONTINUE, CONTINUE_SHA256, Model, Recipe, from_text
+from galvan.recipe import load as load_recipe
 from galvan.report.remedies import Action
 from galvan.rundir import read_documents, read_json, read_rows
 from galvan.statistics import paired_gain
@@ -55,6 +58,19 @@ def test_a_rate_far_too_low_is_raised_and_named_as_what_did_it(mended: tuple[Pat
     assert found.reason in (place / "run/improve/improve.md").read_text()
     assert json.loads(found.to_json())["verdict"]["verdict"] == "improved"
     assert found.exit_code() == 0
+
+
+def test_what_chooses_is_measured_as_what_judges_is_without_the_end_of_texts(mended: tuple[Path, Improved]) -> None:
+    """An adapter that learned no more than where texts end would otherwise be chosen, and judged to have done nothing."""
+    place, _ = mended
+    base = Located("tiny", place / "tiny")
+    documents = read_documents(place / "run/data/validation.jsonl")
+    scored = score(load_base(base, Model(device="cpu")), load_tokenizer(base), documents, "base", "validation", 64)
+    rows = [row for row in read_rows(place / "run/curves.jsonl") if row["set"] == "validation" and row["step"] == 0]
+    assert load_recipe(place / "run/recipe.yaml").training.learn_eos and len(rows) == len(documents)
+    for row, one in zip(rows, scored, strict=True):
+        assert (row["document"], row["n_tokens"]) == (one.document, one.n_tokens)
+        assert row["nll_nats"] == pytest.approx(one.nll_nats, rel=1e-5)
 
 
 def test_only_trials_that_were_looked_at_were_scored_on_test_documents(mended: tuple[Path, Improved]) -> None:

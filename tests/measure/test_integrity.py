@@ -73,6 +73,7 @@ def test_a_healthy_adapter_has_every_expected_key_and_no_other(base: Located, tm
     facts = file_facts(base, at(save_adapter(tmp_path / "a", tiny_llama(0), **config)))
     assert facts.keys_proved_by is not None, facts.reason
     assert not facts.missing_keys and not facts.unexpected_keys and not facts.foreign_modules
+    assert facts.peft_type == "LORA"
     # PEFT also saves a copy of an embedding or head that is adapted.
     copies = len({"embed_tokens", "lm_head"} & set(facts.target_modules))
     assert facts.n_keys == (facts.n_expected_keys or 0) + copies
@@ -172,6 +173,7 @@ def test_update_norm_is_that_of_the_product() -> None:
     # Squares of these entries underflow in float32; the norm must not.
     assert update_norm(a * 1e-20, b * 1e-15) == pytest.approx(1e-35 * float(torch.linalg.norm(b @ a)), rel=1e-5)
     assert update_norm(a, b * 0) == 0.0
+    assert update_norm([[3.0, 4.0], [3.0, 4.0]], [[1.0, -0.9]]) == pytest.approx(0.5)  # the two nearly cancel: 0.1 of [3, 4]
 
 
 def test_norms_in_the_file_are_those_that_peft_would_merge(base: Located, tmp_path: Path) -> None:
