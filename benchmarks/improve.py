@@ -98,7 +98,7 @@ def _kept(path: Path, make: Callable[[], dict[str, object]]) -> dict[str, object
 
 def report(rows: list[dict[str, object]]) -> str:
     """Success of both policies over the starts that fail, and the difference with a 95 % bootstrap interval over starts."""
-    kept = [row for row in rows if row["failing"]]
+    kept = sorted((row for row in rows if row["failing"]), key=lambda row: list(FAULTS).index(str(row["fault"])))
     won = {name: np.array([row[name]["improved"] for row in kept], float) for name in ("diagnosed", "random")}  # type: ignore[index]
     lines = ["| start | diagnosed | random | what did it |", "| --- | ---: | ---: | --- |"]
     for fault, group in itertools.groupby(kept, key=lambda row: str(row["fault"])):
@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(FAULTS), default=list(FAULTS))
     asked = parser.parse_args()
     rows = []
-    for fault, seed in itertools.product(asked.only, range(1, asked.seeds + 1)):
+    for seed, fault in itertools.product(range(1, asked.seeds + 1), asked.only):
         place = asked.out / fault.replace(" ", "-").replace(",", "") / str(seed)
         rows.append(one(fault, seed, place, asked.trials))
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)

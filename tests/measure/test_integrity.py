@@ -155,6 +155,19 @@ def test_missing_keys_alone_are_found(base: Located, tmp_path: Path) -> None:
     assert len(facts.missing_keys) == 4 and not facts.unexpected_keys
 
 
+def test_a_module_with_a_factor_that_is_missing_or_no_matrix_has_no_update(base: Located, tmp_path: Path) -> None:
+    folder = save_adapter(tmp_path / "a", tiny_llama(0))
+    tensors = load_file(folder / "adapter_model.safetensors")
+    missing, flat = [name for name in sorted(tensors) if "lora_B" in name][:2]
+    del tensors[missing]
+    tensors[flat] = tensors[flat].flatten()
+    save_file(tensors, folder / "adapter_model.safetensors")
+    modules = file_facts(base, at(folder)).modules
+    without = [module for module in modules if module.update_norm is None]
+    assert len(modules) == 4 and len(without) == 2
+    assert all(module.max_abs_b is None and module.max_abs_a for module in without)
+
+
 def test_empty_and_infinite_tensors_are_named(base: Located, tmp_path: Path) -> None:
     folder = save_adapter(tmp_path / "a", tiny_llama(0))
     tensors = load_file(folder / "adapter_model.safetensors")
