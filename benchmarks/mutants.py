@@ -35,6 +35,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, TypeVar, cast
 
+from benchmarks import reliability
 from benchmarks.survivors import EXPLAINED
 
 ROOT = Path(__file__).parents[1]
@@ -454,7 +455,6 @@ def judge(drawn: Sequence[Mutant], known: Map, jobs: int) -> dict[Mutant, str]:
 
 
 def main() -> None:
-    from benchmarks import reliability
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.mutants", description=__doc__)
     parser.add_argument("--modules", nargs="+", default=list(MODULES))
@@ -470,25 +470,25 @@ def main() -> None:
     every = [test for test in sorted((ROOT / "tests").rglob("test_*.py")) if not APART & set(test.stem.split("_"))]
     watched = [path for module in MODULES for path in files_of(module)]
     known = map_tests([test.absolute() for test in asked.tests] if asked.tests else every, watched, asked.jobs)
-    rows, alive = list[tuple[object, ...]](), list[str]()
     for module in asked.modules:
         places = [mutant for path in files_of(module) for mutant in mutants(path)]
         drawn = random.Random(f"{asked.seed} {module}").sample(places, min(asked.count, len(places)))
         answers = judge(drawn, known, asked.jobs)
-        survivors = [mutant.name for mutant, answer in answers.items() if answer == "survived"]
-        clock = sum(answer == "killed by the clock" for answer in answers.values())
-        killed = len(drawn) - len(survivors)
-        explained = sum(name in EXPLAINED for name in survivors)
-        rows.append((f"galvan.{module}", len(places), len(drawn), killed, clock, explained, f"{100 * killed / len(drawn):.0f} %"))
-        print(*rows[-1], sep="\t", flush=True)
-        alive += survivors
-    lines = reliability.table(
-        ("module", "mutants", "drawn", "killed", "of these by the clock", "survivors explained", "share killed"), rows
-    )
-    lines += ["", "Survivors:", "", *(f"- `{name}`: {EXPLAINED.get(name, 'not explained.')}" for name in alive)]
-    if asked.write:
-        reliability.write("mutants", [f"Drawn with seed {asked.seed}.", "", *lines])
-    print(*lines, sep="\n")
+        lines = [f"Drawn with seed {asked.seed}.", "", *told(f"galvan.{module}", len(places), answers)]
+        if asked.write:
+            reliability.write(f"mutants {module}", lines)
+        print(*lines, sep="\n", flush=True)
+
+
+def told(module: str, n_places: int, answers: Mapping[Mutant, str]) -> list[str]:
+    """A table of one row, and every survivor."""
+
+    survivors = [mutant.name for mutant, answer in answers.items() if answer == "survived"]
+    clock, drawn = sum(answer == "killed by the clock" for answer in answers.values()), len(answers)
+    killed, explained = drawn - len(survivors), sum(name in EXPLAINED for name in survivors)
+    head = ("module", "mutants", "drawn", "killed", "of these by the clock", "survivors explained", "share killed")
+    row = (module, n_places, drawn, killed, clock, explained, f"{100 * killed / drawn:.0f} %")
+    return [*reliability.table(head, [row]), "", *(f"- `{name}`: {EXPLAINED.get(name, 'not explained.')}" for name in survivors)]
 
 
 if __name__ == "__main__":
