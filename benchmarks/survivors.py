@@ -15,6 +15,9 @@ EXPLAINED = {
     "measure/scoring.py _sequence_nll: sum((w.end - w.first_scored for _, w in part)) * distributed.world() -> sum((w.end - w.first_scored for _, w in part)) / distributed.world()": "One process alone multiplies by 1; of several it would move a progress bar alone.",
     "measure/adapter_files.py _ask_peft: trust_remote_code=False -> trust_remote_code=True": "A base whose config names code is refused before PEFT is asked.",
     "measure/adapter_files.py _ask_peft: trust_remote_code=False -> trust_remote_code=True (2)": "A base whose config names code is refused before PEFT is asked.",
+    "measure/adapter_files.py _matrix: copy=False -> copy=True": "A copy has the same values.",
+    "measure/live.py _twins.same: 0 < len(one) == len(other) -> 1 < len(one) == len(other)": "Every layer adds three tensors, so that there are none or at least three.",
+    "measure/live.py behind: logits.gather(-1, ids[0, start:, None]) -> logits.gather(+1, ids[0, start:, None])": "The logits there have two dimensions, of which 1 is the last.",
     "statistics/curves.py _late: ci95.low > 0 -> ci95.low >= 0": "An interval of measured losses does not end at 0 exactly.",
     "statistics/curves.py _classify: whole.low <= 0 -> whole.low < 0": "An interval of measured losses does not end at 0 exactly.",
 }  # fmt: skip

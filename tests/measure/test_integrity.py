@@ -9,16 +9,19 @@ import pickle
 import random
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from peft import IA3Config, PromptTuningConfig, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from galvan.errors import ComparisonRefused, DataError, ModelError
+from galvan.measure import live
 from galvan.measure.adapter_files import effective_scaling, file_facts, update_norm
 from galvan.measure.facts import Integrity, integrity_from_json
 from galvan.measure.integrity import check
@@ -390,6 +393,44 @@ def test_multiplier_zero_is_exactly_the_base(make: Any) -> None:
     assert [p.multiplier for p in facts.sweep] == [0.0, 0.5, 1.0, 1.5, 2.0, 4.0]  # of rank 4: sqrt(r) is 2
     assert facts.sweep[0].nll_nats == float(base_nll.double().mean())
     assert len({p.nll_nats for p in facts.sweep}) == 6
+
+
+def test_where_ranks_differ_the_strengths_are_the_usual_ones() -> None:
+    rows = encode(byte_tokenizer(), TEXTS[:1])
+    facts = function_facts(move(wrap(tiny_llama(0), rank_pattern={"q_proj": 2})), None, rows, sweep=True)
+    assert [p.multiplier for p in facts.sweep] == [0.0, 0.5, 1.0, 1.5, 2.0]
+
+
+@pytest.mark.parametrize(("length", "tried"), [(20, {2, 6, 10}), (9, {2, 6, 4}), (5, {2, 5}), (2, {2})])
+def test_rows_are_cut_short_at_two_at_six_and_at_their_half(monkeypatch: pytest.MonkeyPatch, length: int, tried: set[int]) -> None:
+    seen: list[int] = []
+
+    def likelihoods(model: Any, rows: Any) -> torch.Tensor:
+        seen.append(rows[0].shape[1])
+        return torch.arange(1.0, seen[-1]) * (1 + 0.01 * (seen[-1] < length))
+
+    monkeypatch.setattr(live, "alone_nll", likelihoods)
+    assert live.length_nats(torch.nn.Identity(), [torch.zeros(1, length)]) == pytest.approx(
+        0.01 * (max(tried - {length}, default=1) - 1), rel=1e-4
+    )
+    assert seen[0] == length and set(seen[1:]) == tried
+
+
+def test_adapters_within_adapters_are_counted_as_wrappers_and_as_layers() -> None:
+    twice = wrap(wrap(tiny_llama(0)))
+    assert live.adapter_state(twice).nested == 1
+    layer = next(m for m in twice.modules() if isinstance(m, BaseTunerLayer))
+    assert live._nested(twice, [layer, SimpleNamespace(base_layer=layer)]) == 2
+
+
+def test_of_whole_models_alone_the_changed_entries_are_counted(base: Located, tmp_path: Path) -> None:
+    whole = tiny_llama(0)
+    with torch.no_grad():
+        whole.model.layers[0].mlp.up_proj.weight[::2] += 1
+    found = check(base, at(save_base(tmp_path / "whole", whole)), CPU).live
+    assert found is not None and found.changed_entries == pytest.approx(0.5)
+    found = check(base, at(save_adapter(tmp_path / "a", tiny_llama(0))), CPU).live
+    assert found is not None and found.changed_entries is None
 
 
 def test_switching_off_touches_no_flag_for_good() -> None:
