@@ -1,6 +1,6 @@
 """How well `galvan plan` predicts: memory and time of a training, worked out in one process and then really needed in another.
 
-python -m benchmarks.plan [S M L]   # prints a table; every ratio should lie within 0.8 to 1.2
+python -m benchmarks.plan [S M L] [--methods METHOD ...]   # prints a table; every ratio should lie within 0.8 to 1.2
 
 Memory is the peak resident size of a process that loads the base and trains. Time is processor time on one thread, so that another process on
 the same machine does not change what is compared.
@@ -74,6 +74,7 @@ def in_child(what: str, scale: str, method: str, folder: Path) -> dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.plan", description=__doc__)
     parser.add_argument("scales", nargs="*", default=["S", "M", "L"])
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.child:
@@ -87,7 +88,7 @@ def main() -> None:
     for scale in asked.scales:
         with tempfile.TemporaryDirectory() as folder:
             Workload.load(Size(16, 0, 1), scale).model().save_pretrained(folder)
-            for method in METHODS:
+            for method in asked.methods:
                 told, real = (child(what, scale, method, Path(folder)) for what in ("predict", "train"))
                 print(
                     f"| {scale} | {method} | {told['bytes'] / 2**20:,.0f} | {real['bytes'] / 2**20:,.0f} | {told['bytes'] / real['bytes']:.2f} "

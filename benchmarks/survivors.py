@@ -18,6 +18,7 @@ EXPLAINED = {
     "measure/adapter_files.py _matrix: copy=False -> copy=True": "A copy has the same values.",
     "measure/live.py _twins.same: 0 < len(one) == len(other) -> 1 < len(one) == len(other)": "Every layer adds three tensors, so that there are none or at least three.",
     "measure/live.py behind: logits.gather(-1, ids[0, start:, None]) -> logits.gather(+1, ids[0, start:, None])": "The logits there have two dimensions, of which 1 is the last.",
+    "likelihood.py : CHUNK_ROWS = 1024 -> CHUNK_ROWS = 1025": "However many rows a chunk has, the sums are the same.",
     "statistics/curves.py _late: ci95.low > 0 -> ci95.low >= 0": "An interval of measured losses does not end at 0 exactly.",
     "statistics/curves.py _classify: whole.low <= 0 -> whole.low < 0": "An interval of measured losses does not end at 0 exactly.",
 }  # fmt: skip

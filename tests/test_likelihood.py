@@ -131,6 +131,17 @@ def test_a_wrapped_model_supports_chunks_unless_its_head_is_adapted():
     assert not supports_chunks(wrap(tiny_llama(), target_modules=["q_proj", "lm_head"]))
 
 
+@pytest.mark.parametrize("error", [NotImplementedError, AttributeError, TypeError])
+def test_a_model_that_cannot_be_called_so_does_not_support_chunks(error, monkeypatch):
+    model = tiny_llama()
+
+    def refuses(**kwargs):
+        raise error("not like this")
+
+    monkeypatch.setattr(model, "forward", refuses)
+    assert not supports_chunks(model)
+
+
 def test_a_head_with_a_bias_does_not_support_chunks():
     model = tiny_llama()
     model.lm_head = nn.Linear(32, 300, bias=True)
