@@ -39,11 +39,8 @@ FAULTS: dict[str, tuple[str, ...]] = {
     "rate 2e-6": ("training.learning_rate=2e-6",),
     "rate 2e-7, long": ("training.learning_rate=2e-7", "training.epochs=4"),
     "rate 0.3": ("training.learning_rate=0.3",),
-    "50 epochs on 30 snippets": (
-        "data.train_share=0.375",
-        "training.epochs=50",
-        "training.learning_rate=3e-3",
-    ),  # of 80 training texts
+    # 30 of the 80 training texts
+    "50 epochs on 30 snippets": ("data.train_share=0.375", "training.epochs=50", "training.learning_rate=3e-3"),
     "dead targets": ("training.lora.targets=[k_proj]", "training.lora.layers=[0]", "training.learning_rate=1e-4"),
     "no such layer": ("training.lora.targets=[no_such_layer]",),
     "one step": ("training.epochs=0.05", "training.learning_rate=1e-4"),
@@ -75,7 +72,7 @@ def one(fault: str, seed: int, place: Path, trials: int) -> dict[str, object]:
     if row["failing"]:
         drawn = at_random(
             1000 * list(FAULTS).index(fault) + seed
-        )  # other draws for every start, or the starts would not be independent
+        )  # every start its own draws: the interval takes them as independent
         for name, policy in (("diagnosed", diagnosed), ("random", drawn)):
             row[name] = _kept(place / f"{name}.json", partial(_improved, place / "run", place / name, trials, policy))
     return row
