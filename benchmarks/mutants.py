@@ -340,7 +340,8 @@ def _watch(test: Path, watched: Sequence[Path], answer: Path) -> int:
     code = _pytest([str(test)], plugin=plugin)
     watch.stop()
     data = watch.get_data()
-    found = {path: data.contexts_by_lineno(path) for path in data.measured_files()}
+    # the map is of use in another checkout of the same code
+    found = {str(Path(path).relative_to(ROOT)): data.contexts_by_lineno(path) for path in data.measured_files()}
     answer.write_text(json.dumps([plugin.seconds, found]), encoding="utf-8")
     return code
 
@@ -358,7 +359,7 @@ def map_tests(tests: Sequence[Path], watched: Sequence[Path], jobs: int) -> Map:
         known.seconds |= seconds
         for path, lines in found.items():
             for line, contexts in lines.items():
-                known.tests[Path(path)][int(line)] |= set(contexts)
+                known.tests[ROOT / path][int(line)] |= set(contexts)
     return known
 
 
@@ -437,7 +438,10 @@ def _meet_anew(mutant: Mutant, tests: Sequence[str]) -> int:
 
 def judge(drawn: Sequence[Mutant], known: Map, jobs: int) -> dict[Mutant, str]:
     """ "killed", "killed by the clock" or "survived" for each."""
-    sure = unchanged(known, {test for mutant in drawn for test in known.tests_of(mutant)})
+    meant = {test for mutant in drawn for test in known.tests_of(mutant)}
+    if not meant:  # all would be survivors, of nothing
+        sys.exit("No test executes any of the lines that would be changed: the map in runs/mutants is of other code.")
+    sure = unchanged(known, meant)
     tests = {mutant: found for mutant in drawn if (found := sure.tests_of(mutant))}
     limits = {mutant: 60 + 2 * sum(sure.seconds[test] for test in found) for mutant, found in tests.items()}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import CodeType
 
 import pytest
-from benchmarks.mutants import MODULES, changed_in_memory, files_of, mutants
+from benchmarks.mutants import MODULES, Map, changed_in_memory, files_of, judge, mutants
 from benchmarks.survivors import EXPLAINED
 
 
@@ -35,6 +35,11 @@ def test_each_mutant_changes_the_code_at_one_place(tmp_path: Path) -> None:
     assert {mutant.function for mutant in found} == {"f"} and [list(mutant.lines) for mutant in found[:4]] == [[2], [2], [2], [6]]
     plain = results(compile(path.read_text(), str(path), "exec"))
     assert all(results(mutant.code()) != plain for mutant in found)
+
+
+def test_mutants_that_no_test_is_known_to_meet_are_not_called_survivors() -> None:
+    with pytest.raises(SystemExit, match="No test executes any of the lines"):
+        judge(mutants(files_of("likelihood")[0])[:3], Map(), 1)
 
 
 def test_functions_that_others_have_imported_get_the_changed_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
