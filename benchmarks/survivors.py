@@ -13,6 +13,7 @@ EXPLAINED = {
     "likelihood.py _head_is_last.large: -1000 -> -1001": "No soft cap or bound that moves -1000 leaves -1001.",
     "measure/scoring.py _sequence_nll: job[1].end - job[1].start -> job[1].end + job[1].start": "Windows that do not begin at 0 are as long as any, so that the longest come first all the same.",
     "measure/scoring.py _sequence_nll: sum((w.end - w.first_scored for _, w in part)) * distributed.world() -> sum((w.end - w.first_scored for _, w in part)) / distributed.world()": "One process alone multiplies by 1; of several it would move a progress bar alone.",
+    "measure/scoring.py text_facts: share_with_little_context(windows) or 0.0 -> share_with_little_context(windows) or 1.0": "The share of a block is 0 only where it has no token, and then its weight is 0 too: a text's first tokens have little context.",
     "measure/adapter_files.py _ask_peft: trust_remote_code=False -> trust_remote_code=True": "A base whose config names code is refused before PEFT is asked.",
     "measure/adapter_files.py _ask_peft: trust_remote_code=False -> trust_remote_code=True (2)": "A base whose config names code is refused before PEFT is asked.",
     "measure/adapter_files.py _matrix: copy=False -> copy=True": "A copy has the same values.",

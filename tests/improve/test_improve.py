@@ -101,8 +101,10 @@ def test_evidence_of_a_trial_holds_the_validation_gain_where_a_judged_run_has_th
 
 def test_on_a_run_that_works_nothing_is_done(mended: tuple[Path, Improved]) -> None:
     place, found = mended
-    again = improve(place / "run/improve/trials" / str(found.best))
-    assert again.improved and again.steps == () and "already" in again.reason
+    run = place / "run/improve/trials" / str(found.best)
+    again, gain = improve(run), read_json(run / "verdict.json")["fit"]["gain"]
+    assert again.improved and again.steps == ()
+    assert again.reason.startswith(f"{run} is improved already: {gain['nats_per_token']:+.4f} nats a token")
 
 
 @pytest.mark.slow

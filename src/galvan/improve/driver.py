@@ -31,7 +31,6 @@ from galvan.text import shown
 if TYPE_CHECKING:
     from galvan.report import Judged
 
-ALREADY = "The run is improved already; to choose among settings, use `galvan sweep`."
 START = Remedy("The start, as it was.", "What it came to decides what is tried first.", "It fails again.", {})
 
 
@@ -137,7 +136,7 @@ def improve(
     if not (run / "data" / "train.jsonl").is_file():
         raise RecipeError("improve/not-run", f"{shown(str(run))} holds no prepared text; `galvan run` it first.")
     if is_improved(run):
-        return Improved(run, True, ALREADY, (), None, (), None, None)
+        return Improved(run, True, _already(run), (), None, (), None, None)
     held_out = enough_held_out(asked, run)
     story = Story.begin(held_out.recipe, folder, progress, offline)
     with story.alone():
@@ -151,6 +150,15 @@ def is_improved(run: Path) -> bool:
     verdict = read_json(run / "verdict.json") if (run / "verdict.json").is_file() else {}
     fit = verdict.get("fit") or {}
     return verdict.get("verdict") == "improved" and fit["gain"]["nats_per_token"] >= fit["margin_nats"]
+
+
+def _already(run: Path) -> str:
+    gain = read_json(run / "verdict.json")["fit"]["gain"]
+    low, high = gain["ci95"]
+    return (
+        f"{shown(str(run))} is improved already: {gain['nats_per_token']:+.4f} nats a token ({low:+.4f} to {high:+.4f}) on its test "
+        "documents; to choose among settings, use `galvan sweep`."
+    )
 
 
 def run_first(asked: Recipe, progress: Progress, offline: bool, ray: str | None = None) -> Path:
