@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint bench bench-faults chaos fuzz mutants load sbom docs clean help
+.PHONY: demo test test-all lint bench bench-faults chaos fuzz mutants load defences sbom docs clean help
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -56,6 +56,9 @@ mutants: $(VENV)/dev ## Change statistics, scoring and integrity at drawn places
 
 load: $(VENV)/dev ## 200 raters, 1,000 adapters, 60 runs in one process, 1,000,000 documents: hours on two cores.
 	$(BIN)/python -m benchmarks.load --write $(ARGS)
+
+defences: $(VENV)/dev ## Hostile models and data, secrets, memory, determinism, packages: run the tests that hold each, and count: minutes.
+	$(BIN)/python -m benchmarks.defences --write
 
 sbom: $(VENV)/core ## Write sbom.json: every installed package with version and licence (CycloneDX).
 	$(PYTHON) -m venv $(VENV)/sbom  # apart: what writes the list is not on it

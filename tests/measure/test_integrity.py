@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import IA3Config, PromptTuningConfig, get_peft_model
+from peft import IA3Config, PeftModel, PromptTuningConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -91,6 +91,7 @@ def test_a_healthy_adapter_is_whole_in_memory_and_changes_tokens(base: Located, 
     assert found.live.tensors_unlike_file == () and not found.live.tuned.dead and found.live.tuned.active == ("default",)
     assert found.function.off_base_nats == 0 and found.function.on_off_nats is not None
     assert found.function.on_off_nats > 10 * found.function.noise_floor_nats
+    assert (found.function.generated, found.function.generated_otherwise) == (live.GENERATED, 0)
 
 
 def test_plain_keys_are_proved_without_peft(base: Located, tmp_path: Path) -> None:
@@ -449,6 +450,44 @@ def test_random_state_is_kept_even_on_an_error() -> None:
         random.random(), np.random.random(), torch.rand(1)
         raise KeyError
     assert random_states() == before
+
+
+def test_the_random_states_of_every_gpu_are_kept_and_where_there_is_none_no_gpu_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    states, put_back = ["first", "second"], list[list[str]]()
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: list(states))
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", put_back.append)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with keep_random_state():
+        states[:] = ["other", "others"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with keep_random_state():
+        pass
+    assert put_back == [["first", "second"]]
+
+
+class Fixed(torch.nn.Module):
+    """Gives the same logits for every position."""
+
+    def __init__(self, logits: list[float]) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(logits))
+
+    def forward(self, input_ids: torch.Tensor, use_cache: bool) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.weight.expand(*input_ids.shape, -1))
+
+
+def test_a_token_is_behind_where_it_is_short_by_more_than_a_thousandth_of_the_largest_logit() -> None:
+    """Largest 100: short by 0.09 is a tie, by 0.11 behind. Largest 0.5: the thousandth is of 1."""
+    ids = torch.tensor([[9, 0, 1, 2]])
+    assert [live.behind(Fixed([100.0, 99.91, 99.89]), ids[:, :n], 1) for n in (1, 2, 3, 4)] == [0, 0, 0, 1]
+    assert live.behind(Fixed([0.5, 0.4992, 0.4988]), ids, 1) == 1
+
+
+def test_an_adapter_with_a_name_of_its_own_is_held_against_its_file(base: Located, tmp_path: Path) -> None:
+    folder = save_adapter(tmp_path / "a", tiny_llama(0))
+    tuned = PeftModel.from_pretrained(tiny_llama(0), folder, adapter_name="voice")
+    found = live.live_facts(tiny_llama(0), tuned, adapter_file=live.read_tensors([folder / "adapter_model.safetensors"]))
+    assert found.tuned.active == ("voice",) and found.tensors_unlike_file == () and found.holds_file == ("voice",)
 
 
 def test_a_damaged_record_is_a_data_error() -> None:

@@ -289,4 +289,5 @@ def test_the_prediction_is_for_twice_the_last_step():
     law = curve_fit(lambda t, c, a, b: c + a * t**-b, STEPS[1:], sums.sum(axis=1) / tokens.sum(), (3.0, 3.0, 0.6))[0]
     assert found.until_step == 240
     assert found.floor_nats == pytest.approx(law[0], abs=0.01) and found.floor_ci80.low < law[0] < found.floor_ci80.high
+    assert found.floor_ci80.high - found.floor_ci80.low < 0.1
     assert found.change_nats == pytest.approx(law[1] * (240 ** -law[2] - 120 ** -law[2]), abs=0.003)

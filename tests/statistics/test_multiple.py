@@ -104,6 +104,7 @@ def test_each_flip_recomputes_the_jackknife_error():
     plain = np.array([[abs(r.value) / r.se for r in (ratio(s * row, sizes) for row in sums)] for s in signs])
     assert found.t == pytest.approx(plain[0], rel=1e-6)
     assert found.critical95 == pytest.approx(np.sort(plain.max(axis=1))[61], rel=1e-6)
+    assert found.critical90 == pytest.approx(np.sort(plain.max(axis=1))[58], rel=1e-6)  # each value stands there twice: s and -s
     assert found.p_single == pytest.approx((plain >= plain[0] * (1 - 1e-9)).mean(axis=0))
 
 

@@ -181,6 +181,13 @@ def test_the_origin_s_25_snippets_print_what_they_could_not_have_seen():
     assert found.documents_needed_for_nearer_end is None  # the interval holds zero
 
 
+def test_of_one_source_no_fewer_than_six_documents_would_do_and_of_single_documents_five():
+    """A gain so even that power asks for none at all: what is left is that six blocks, or five documents, are the fewest judged."""
+    gains, tokens = 0.5 + 1e-4 * np.sin(np.arange(26) / 3), np.full(26, 230.0)
+    assert gain_of(gains, tokens, sources=["book"] * 26).documents_needed_for_observed.documents80 == 6
+    assert gain_of(gains, tokens).documents_needed_for_observed.documents80 == 5
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.integers(5, 40), st.integers(0, 10**6), st.booleans())
 def test_swapping_the_arms_mirrors_everything(n, seed, one_book):

@@ -211,6 +211,7 @@ class TestBottleneck:
         assert found.sd_token**2 > 2.2 * single  # truth: (1 + phi) / (1 - phi) = 3
 
     def test_short_or_few_documents_leave_it_open(self):
+        assert bottleneck([np.full(64, gain) for gain in (1.0, 2.0, 3.0, 4.0, 5.0)]).sd_document == pytest.approx(math.sqrt(2.5))
         assert bottleneck([np.zeros(20)] * 50).advice is None
         # By hand: runs of 16 with means 1, 2, 3, 6: variance of a run 14/3, of the mean of 64 tokens 14/12; times 64 tokens.
         runs = bottleneck([np.repeat([1.0, 2.0, 3.0, 6.0], 16)] * 5)
