@@ -159,6 +159,16 @@ def test_too_few_points_and_an_open_floor_are_refused():
     assert "does not fall" in extrapolate(steps, rising, tokens, rng).reason
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_few_documents_are_too_few_in_words_and_nothing_is_computed_from_their_spread(n):
+    nll, tokens = sums_of(np.random.default_rng(8), 0.8 * (STEPS + 1) ** -0.6, n, 0.01)
+    found = classify_curves(STEPS, list(nll), tokens, list(nll), tokens, np.random.default_rng(0))
+    assert found.kind == "not determined" and found.reason.startswith("Too few documents")
+    assert found.extrapolation.change_nats is None
+    assert found.extrapolation.reason == f"Too few documents to extrapolate from: {n} independent held-out; at least 5 are needed."
+
+
 @pytest.mark.parametrize(("c", "a", "b"), [(2.5, 1.0, 0.3), (2.5, 1.0, 0.5), (2.0, 3.0, 1.2), (0.0, 2.0, 0.1)])
 def test_the_fit_is_scipy_s(c, a, b):
     steps = np.array([10.0, 20, 40, 60, 80, 100, 120])

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from galvan.statistics.checks import FloatArray
 from galvan.statistics.ratio import Interval, jackknife_se
+from galvan.statistics.verdict import FEWEST_UNITS
 
 B_RANGE = (0.05, 2.0)
 BOOTSTRAP = 500
@@ -98,12 +99,16 @@ def extrapolate(
     """Fit the held-out curve and predict its change from now to twice the steps; documents (units) are bootstrapped.
 
     `steps` [P], `sums` [P, n] NLL in nats by unit, `sizes` [n] tokens. Step 0 has no place on a power law and is left out. Refused
-    for under 5 points, a run that went on from an adapter (`continued`), an over-fitted curve, a learning rate that has decayed to nothing, or a floor that the data leave open.
+    for under 5 points or 5 units, a run that went on from an adapter (`continued`), an over-fitted curve, a learning rate that has decayed to nothing, or a floor that the data leave open.
     """
     kept = steps > 0
     t, curve = steps[kept], sums[kept]
     if t.size < FEWEST_POINTS:
         return _refused(f"{t.size} evaluations after step 0 are too few to extrapolate; {FEWEST_POINTS} are needed.")
+    if sizes.size < FEWEST_UNITS:
+        return _refused(
+            f"Too few documents to extrapolate from: {sizes.size} independent held-out; at least {FEWEST_UNITS} are needed."
+        )
     if continued:
         return _refused("Training went on from an adapter, so that its steps are not counted from the base, as a power law needs.")
     if over_fitted:
