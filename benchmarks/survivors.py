@@ -22,4 +22,8 @@ EXPLAINED = {
     "likelihood.py : CHUNK_ROWS = 1024 -> CHUNK_ROWS = 1025": "However many rows a chunk has, the sums are the same.",
     "statistics/curves.py _late: ci95.low > 0 -> ci95.low >= 0": "An interval of measured losses does not end at 0 exactly.",
     "statistics/curves.py _classify: whole.low <= 0 -> whole.low < 0": "An interval of measured losses does not end at 0 exactly.",
+    "statistics/curves.py _late: further > margin -> further >= margin": "A gain predicted from measured losses is not the margin exactly.",
+    "statistics/ratio.py Ratio.interval: self.se is None or self.df is None -> self.se is None and self.df is None": "Where one of the two is None the other is too.",
+    "statistics/extrapolation.py _best_on_grid: curves - y_mean[:, None] -> curves + y_mean[:, None] (2)": "What a constant adds is the same for every exponent, because the centred powers weigh up to nothing.",
+    "statistics/power.py : LARGE_DF = 1000000.0 -> LARGE_DF = 1000001.0": "Student's t with a million degrees of freedom and one with one more are the same to a double's last digits.",
 }  # fmt: skip

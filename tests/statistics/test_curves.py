@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import Counter
 
 import numpy as np
@@ -154,7 +155,8 @@ def test_too_few_points_and_an_open_floor_are_refused():
     assert "too few to extrapolate" in extrapolate(steps, nll, tokens, rng).reason
     steps = np.array([10.0, 20, 40, 60, 80, 100])
     noisy, tokens = sums_of(rng, 0.02 * steps**-0.2, 25, 0.05)
-    assert extrapolate(steps, noisy, tokens, rng).change_nats is None
+    found = extrapolate(steps, noisy, tokens, rng)
+    assert found.change_nats is None and re.search(r"floor open \(\d+\.?\d* nats wide, for a predicted gain of 0\.0", found.reason)
     rising, tokens = sums_of(rng, 0.1 * np.log(steps), 50, 0.001)
     assert "does not fall" in extrapolate(steps, rising, tokens, rng).reason
 

@@ -44,6 +44,12 @@ def test_eight_sources_are_the_unit_and_seven_are_cut_into_blocks():
     assert seven is not None and seven.unit == "block" and seven.n_units == 7
 
 
+def test_what_a_few_sources_speak_about_is_said_of_one_and_of_two():
+    said = [group_documents(24, sources=sources).cautions for sources in (["book"] * 24, ["book", "letters"] * 12)]
+    assert said[0] == ("All documents come from one source: the result speaks about texts like it, not about others.",)
+    assert said[1] == ("All documents come from 2 sources: the result speaks about texts like these, not about others.",)
+
+
 def test_a_source_for_every_document_changes_nothing():
     units = group_documents(20, sources=list(range(20)))
     assert units.coarse is None and units.cautions == ()
