@@ -1,6 +1,6 @@
 """Mutation testing: one change at a time in a module, and whether a test fails. A change that they let pass is a survivor.
 
-python -m benchmarks.mutants [--modules statistics measure.scoring ...] [--count N] [--seed N] [--jobs N] [--write]
+python -m benchmarks.mutants [--modules statistics measure.scoring ...] [--count N] [--seed N] [--jobs N] [--write] [--again]
 
 Written for this project because mutmut cannot draw a sample, and all mutants of these modules take a day. First every test file runs once, and
 coverage.py notes which test executes which line of them; then each drawn mutant meets the tests that execute its line, the quickest file first. Each
@@ -467,6 +467,11 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="Processes at a time.")
     parser.add_argument("--tests", nargs="+", type=Path, help="These test files in place of all.")
     parser.add_argument("--write", action="store_true", help="Put the table into docs/reliability.md.")
+    parser.add_argument(
+        "--again",
+        action="store_true",
+        help="Ask only the survivors that stand in docs/reliability.md; what was killed there stays so.",
+    )
     asked = parser.parse_args()
     os.chdir(ROOT)
     for heavy in ("numpy", "scipy.stats", "hypothesis", "statsmodels.api", "torch", "transformers", "peft", "pyarrow.parquet"):
@@ -477,7 +482,9 @@ def main() -> None:
     for module in asked.modules:
         places = [mutant for path in files_of(module) for mutant in mutants(path)]
         drawn = random.Random(f"{asked.seed} {module}").sample(places, min(asked.count, len(places)))
-        answers = judge(drawn, known, asked.jobs)
+        before = reliability.read(f"mutants {module}") if asked.again else ""
+        asking = [mutant for mutant in drawn if not asked.again or f"- `{mutant.name}`:" in before]
+        answers = dict.fromkeys(drawn, "killed") | judge(asking, known, asked.jobs)
         lines = [f"Drawn with seed {asked.seed}.", "", *told(f"galvan.{module}", len(places), answers)]
         if asked.write:
             reliability.write(f"mutants {module}", lines)

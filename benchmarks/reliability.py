@@ -15,6 +15,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
     return ["| " + " | ".join(str(cell) for cell in line) + " |" for line in lines]
 
 
+def read(part: str) -> str:
+    """What stands between the markers of `part`."""
+    begin, end = f"<!-- {part}: begin -->", f"<!-- {part}: end -->"
+    found, _, _ = PAGE.read_text(encoding="utf-8").partition(begin)[2].partition(end)
+    return found
+
+
 def write(part: str, lines: Sequence[str]) -> None:
     """Replace what stands between the markers of `part`."""
     begin, end = f"<!-- {part}: begin -->", f"<!-- {part}: end -->"

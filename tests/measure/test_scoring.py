@@ -271,6 +271,8 @@ def test_the_share_of_tokens_with_little_before_them_is_that_of_all_texts_togeth
     texts = [Document("long", "x" * 100, "b", 0), Document("short", "y" * 20, "b", 1)]
     assert text_facts(WITH, texts, 512).little_context_share == pytest.approx((63 + 20) / 120)
     assert text_facts(WITH, [], 512).little_context_share is None
+    pair = Document("pair", "x" * 190, "b", 0, payload=Pair("p" * 10, "x" * 190))
+    assert text_facts(WITH, [pair], 512).little_context_share == pytest.approx(63 / 200)  # no end-of-text token behind it
     # Windows of 101 tokens: 63 tokens of the first see fewer than 64; the second begins at 51 and counts from 101 on, which sees 50,
     # to 151: 14; the third begins at 99 and counts from 152 on, which sees 53: 11.
     assert text_facts(WITH, [Document("long", "x" * 199, "b", 0)], 101).little_context_share == pytest.approx((63 + 14 + 11) / 199)
