@@ -14,6 +14,7 @@ import sys
 import urllib.error
 import urllib.parse
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from http.cookiejar import CookieJar
 from pathlib import Path
@@ -336,6 +337,19 @@ def test_other_texts_than_those_judged_are_refused_and_a_damaged_file_is_named(r
     for read in (Store, ratings):
         with pytest.raises(DataError, match=r"ratings\.sqlite"):
             read(run)
+    (run / "ratings.sqlite").write_bytes(b"")  # every vote is lost: no reason to begin anew without a word
+    for read in (Store, ratings):
+        with pytest.raises(DataError, match=r"ratings\.sqlite"):
+            read(run)
+    assert (run / "ratings.sqlite").read_bytes() == b""
+
+
+def test_of_two_that_begin_the_ratings_of_a_run_at_once_one_does(run: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        stores = list(pool.map(lambda seed: Store(run, seed), range(8)))
+    assert len({store.seed for store in stores}) == 1 and stores[0].vote("Ada", 1, "left")
+    assert [store.place("Ada").number for store in stores] == [2] * 8
+    assert not list(run.glob(".ratings*"))
 
 
 def test_a_vote_that_comes_in_while_the_votes_are_read_is_not_taken_for_a_lost_one(run: Path) -> None:

@@ -69,7 +69,7 @@ class Votes:
         acks = self._acknowledged()
         errors = [line for line in acks if not line.isdecimal()]
         acks = [line for line in acks if line.isdecimal()]
-        problems = [line for line in errors if not line.startswith("error[ratings/unwritable]")]
+        problems = [line for line in errors if not line.startswith(("error[ratings/unwritable]", "error[disk/"))]
         run = self._scratch / "w" / RUN
         try:
             store = Store(run, SEED)

@@ -38,8 +38,6 @@ def ratings(folder: Path) -> Ratings | None:
     if not path.is_file():
         return None
     with readable(path), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)) as db:
-        if db.execute("PRAGMA user_version").fetchone()[0] == 0:
-            return None
         pairs = read_pairs(db)
         every = read_votes(db)
         digest = db.execute("SELECT samples_sha256 FROM meta").fetchone()[0]

@@ -6,19 +6,22 @@ has looked at the result votes no more, because the result after one more vote w
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
 import secrets
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from galvan.app.pairs import Pair, pairs_of_run, schedule
 from galvan.errors import DataError, RecipeError, ResourceError
+from galvan.rundir import atomic
 from galvan.text import shown, tidy, visible
 
 FILE = "ratings.sqlite"
@@ -67,13 +70,12 @@ class Store:
         drawn = secrets.randbits(62) if seed is None else seed
         pairs, digest = pairs_of_run(folder, drawn)  # first, so that a run with nothing to read gets no file
         with readable(self.path):
+            _begin(self.path, drawn, pairs, digest)
             self._db = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
+            self.pairs = read_pairs(self._db)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
-            if self._db.execute("PRAGMA user_version").fetchone()[0] == 0:
-                self._begin(drawn, pairs, digest)
             self.seed, judged = self._db.execute("SELECT seed, samples_sha256 FROM meta").fetchone()
-            self.pairs = read_pairs(self._db)
             read_votes(self._db)
         if judged != digest:
             raise RecipeError(
@@ -143,13 +145,6 @@ class Store:
                 return Place(number, len(order), pair.prompt, *sides)
         return Place(len(order) + 1, len(order))
 
-    def _begin(self, seed: int, pairs: Sequence[Pair], digest: str) -> None:
-        self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA}")
-        rows = ((n, p.prompt_id, p.prompt, p.first_arm, p.second_arm, p.first, p.second) for n, p in enumerate(pairs))
-        self._db.executemany("INSERT INTO pairs VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
-        self._db.execute("INSERT INTO meta VALUES (?, ?, ?)", (seed, digest, _pairs_digest(seed, pairs)))
-        self._db.execute("COMMIT")
-
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         with self._lock, readable(self.path):
@@ -163,10 +158,30 @@ class Store:
                 raise
 
 
+def _begin(path: Path, seed: int, pairs: Sequence[Pair], digest: str) -> None:
+    """A new file appears whole or not at all, so that one that is empty was damaged; one that is there is left alone, whoever began it."""
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        if path.exists():
+            return
+        with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+            db.executescript(_SCHEMA)
+            rows = ((n, p.prompt_id, p.prompt, p.first_arm, p.second_arm, p.first, p.second) for n, p in enumerate(pairs))
+            db.executemany("INSERT INTO pairs VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+            db.execute("INSERT INTO meta VALUES (?, ?, ?)", (seed, digest, _pairs_digest(seed, pairs)))
+            whole = db.serialize()
+        with atomic(path, len(whole)) as stream:
+            stream.write(whole)
+    finally:
+        os.close(folder)
+
+
 def read_pairs(db: sqlite3.Connection) -> list[Pair]:
     """The pairs in the order of their ids, which count from 0; ValueError where the file is not as it was written."""
-    if db.execute("PRAGMA user_version").fetchone() != (VERSION,):
-        raise ValueError("another version wrote it")
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version != VERSION:
+        raise ValueError("another version wrote it" if version else "it is empty, and what was in it is lost")
     if (found := db.execute("PRAGMA integrity_check").fetchone()) != ("ok",):
         raise ValueError(str(found[0]).splitlines()[0])
     columns = "prompt_id, prompt, first_arm, second_arm, first, second"
