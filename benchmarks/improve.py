@@ -103,6 +103,10 @@ def report(rows: list[dict[str, object]]) -> str:
         ours, theirs = (sum(bool(row[name]["improved"]) for row in some) for name in ("diagnosed", "random"))  # type: ignore[index]
         said = sorted({" ".join(row["diagnosed"]["did_it"]) for row in some if row["diagnosed"]["improved"]})  # type: ignore[index]
         lines.append(f"| {fault} | {ours} of {len(some)} | {theirs} of {len(some)} | {' / '.join(said)} |")
+    spent = {
+        name: [np.mean([row[name][key] for row in kept]) for key in ("seconds", "trials")]  # type: ignore[index]
+        for name in won
+    }
     apart = won["diagnosed"] - won["random"]
     rng = np.random.default_rng(0)
     means = apart[rng.integers(apart.size, size=(10_000, apart.size))].mean(axis=1)
@@ -111,6 +115,9 @@ def report(rows: list[dict[str, object]]) -> str:
     lines += [
         "",
         f"{len(kept)} failing starts of {len(rows)}: {rates}; difference {apart.mean():+.0%} (95 % interval {low:+.0%} to {high:+.0%}, bootstrap over starts).",
+        "On average "
+        + ", ".join(f"{name} {s:.0f} s of processor time and {n:.1f} trials a start" for name, (s, n) in spent.items())
+        + ".",
     ]
     return "\n".join(lines)
 

@@ -484,7 +484,7 @@ def main() -> None:
         drawn = random.Random(f"{asked.seed} {module}").sample(places, min(asked.count, len(places)))
         before = reliability.read(f"mutants {module}") if asked.again else ""
         asking = [mutant for mutant in drawn if not asked.again or f"- `{mutant.name}`:" in before]
-        answers = dict.fromkeys(drawn, "killed") | judge(asking, known, asked.jobs)
+        answers = dict.fromkeys(drawn, "killed") | (judge(asking, known, asked.jobs) if asking else {})
         lines = [f"Drawn with seed {asked.seed}.", "", *told(f"galvan.{module}", len(places), answers)]
         if asked.write:
             reliability.write(f"mutants {module}", lines)

@@ -14,14 +14,14 @@ import secrets
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from galvan.app.pairs import Pair, pairs_of_run, schedule
 from galvan.errors import DataError, RecipeError, ResourceError
-from galvan.rundir import atomic
+from galvan.rundir import atomic, writing
 from galvan.text import shown, tidy, visible
 
 FILE = "ratings.sqlite"
@@ -160,8 +160,9 @@ class Store:
 
 def _begin(path: Path, seed: int, pairs: Sequence[Pair], digest: str) -> None:
     """A new file appears whole or not at all, so that one that is empty was damaged; one that is there is left alone, whoever began it."""
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
+    with writing(path), ExitStack() as stack:
+        folder = os.open(path.parent, os.O_RDONLY)
+        stack.callback(os.close, folder)
         fcntl.flock(folder, fcntl.LOCK_EX)
         if path.exists():
             return
@@ -173,8 +174,6 @@ def _begin(path: Path, seed: int, pairs: Sequence[Pair], digest: str) -> None:
             whole = db.serialize()
         with atomic(path, len(whole)) as stream:
             stream.write(whole)
-    finally:
-        os.close(folder)
 
 
 def read_pairs(db: sqlite3.Connection) -> list[Pair]:
