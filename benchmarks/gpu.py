@@ -51,6 +51,7 @@ MISTRAL = {
 TINY = MISTRAL | {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
                   "vocab_size": 4096, "max_position_embeddings": 1024}  # fmt: skip
 SHAPES = {"227-token documents": (227, 16, 8), "4,096-token rows": (4096, 4, 6)}  # tokens a document, documents a step, steps
+RIVALS = ("HF Trainer", "TRL SFTTrainer")
 TARGETS: dict[str, Any] = {"q,k,v,o": ["q_proj", "k_proj", "v_proj", "o_proj"], "all linear": "all-linear"}
 
 
@@ -158,6 +159,51 @@ def training(
     }  # fmt: skip
 
 
+def rival(bench: Bench, shape: dict[str, Any], name: str, length: int, documents: int, steps: int) -> dict[str, Any]:
+    """The same rows, adapter and settings through another trainer, every document of a step in one pass: no padding, for all are as long."""
+    from transformers import TrainerCallback
+    from transformers.trainer_callback import PrinterCallback
+
+    rows = rows_of(documents * steps, length, shape["vocab_size"])
+    order = np.random.default_rng([SEED, 0]).permutation(len(rows))  # that of galvan's first epoch
+    ended: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *args: Any, **more: Any) -> None:
+            if bench.cuda:
+                torch.cuda.synchronize()
+            ended.append(time.perf_counter())
+
+    common = {
+        "output_dir": tempfile.mkdtemp(dir=bench.folder), "per_device_train_batch_size": documents, "num_train_epochs": 1, "learning_rate": 1e-4,
+        "lr_scheduler_type": "constant", "weight_decay": 0.0, "max_grad_norm": 1.0, "train_sampling_strategy": "sequential", "bf16": bench.cuda,
+        "use_cpu": not bench.cuda, "gradient_checkpointing": False, "logging_steps": 1, "save_strategy": "no", "report_to": [], "disable_tqdm": True, "seed": SEED,
+    }  # fmt: skip
+    model = bench.tuned()
+    with models.quiet():
+        if name == "HF Trainer":
+            from transformers import Trainer, TrainingArguments
+
+            data = [{"input_ids": torch.from_numpy(rows[i].input_ids), "labels": torch.from_numpy(rows[i].labels)} for i in order]
+            trainer: Any = Trainer(model=model, args=TrainingArguments(**common), train_dataset=data)
+        else:
+            from datasets import Dataset
+            from trl import SFTConfig, SFTTrainer
+
+            data = Dataset.from_list([{"input_ids": rows[i].input_ids.tolist()} for i in order])
+            tokenizer = models.load_tokenizer(models.locate("galvan/spark"))
+            trainer = SFTTrainer(
+                model=model, args=SFTConfig(max_length=None, **common), train_dataset=data, processing_class=tokenizer
+            )
+    trainer.pop_callback(PrinterCallback)
+    trainer.add_callback(Clock())
+    trainer.train()
+    seconds = [after - before for before, after in itertools.pairwise(ended)][1:]
+    speed = documents * (length - 1) / max(statistics.median(seconds), 1e-9)
+    losses = [round(entry["loss"], 4) for entry in trainer.state.log_history if "loss" in entry]
+    return {"tokens_per_second": round(speed), "percent_of_peak": bench.share(speed, multiplications(shape), 4), "losses": losses}
+
+
 def scoring(bench: Bench, shape: dict[str, Any], quantization: str) -> dict[str, Any]:
     """The letters twice over, after one untimed block."""
     tokenizer = models.load_tokenizer(models.locate("galvan/spark"))
@@ -256,6 +302,9 @@ def main(arguments: list[str] | None = None) -> None:
                     f"training, {quantization}, {name}, {rows}",
                     lambda q=quantization, t=targets, s=sizes: training(bench, shape, q, t, *s),  # type: ignore[misc]
                 )
+        for name, (rows, numbers) in itertools.product(RIVALS, SHAPES.items()):
+            sizes = (31, 2, 4) if bench.tiny else numbers
+            bench.part(f"{name}, none, q,k,v,o, {rows}", lambda n=name, s=sizes: rival(bench, shape, n, *s))  # type: ignore[misc]
         bench.part("resume", lambda: resume(bench, shape))
         bench.part("out of memory", lambda: out_of_memory(bench, shape))
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from families import FAMILIES, adapted, large, rows_for
-from galvan import llama
+from galvan import llama, models
 from galvan.data.tokens import TokenRow
 from galvan.measure.decode import Job, Sampling, _writes_own_way, decode
-from galvan.recipe import Training
+from galvan.recipe import Model, Training
 from galvan.rundir import read_rows
+from galvan.training.cost import kept_bytes
 from galvan.training.gradients import batch_gradient
 from galvan.training.loop import train
 from galvan.unpadded import supports_unpadded, why_not_own
@@ -61,6 +62,23 @@ def test_finite_differences_agree_with_the_adapters_gradients():
         assert (losses[0] - losses[1]) / (2 * step) == pytest.approx(float((gradient * direction).sum()), rel=2e-2), name
 
 
+def test_a_gate_of_silu_gives_the_same_bits_forward_and_back_and_keeps_less():
+    model = adapted(large(tiny_llama()))
+    gate, up = (torch.randn(9, 5, generator=torch.Generator().manual_seed(n), requires_grad=True) for n in (1, 2))
+    plain = torch.nn.functional.silu(gate) * up
+    ours = llama._Gated.apply(gate, up)
+    assert torch.equal(ours, plain)
+    for found, expected in zip(*(torch.autograd.grad(y.sin().sum(), (gate, up)) for y in (ours, plain)), strict=True):
+        assert torch.equal(found, expected)
+    rows = rows_for(model)
+    assert supports_unpadded(model, True)
+    kept = kept_bytes(model, rows, True, True)
+    for layer in model.get_base_model().model.layers:
+        layer.mlp.act_fn = torch.nn.Sequential(layer.mlp.act_fn)  # the same, but not known as such
+    tokens, config = sum(len(row.input_ids) for row in rows), model.config
+    assert kept_bytes(model, rows, True, True) - kept == 4 * tokens * config.intermediate_size * config.num_hidden_layers
+
+
 def test_dropout_drops_its_share_leaves_the_mean_and_rests_in_evaluation():
     torch.manual_seed(0)
     dropout = torch.nn.Dropout(0.05)
@@ -73,6 +91,29 @@ def test_dropout_drops_its_share_leaves_the_mean_and_rests_in_evaluation():
     assert not torch.equal(kept, llama._dropped(dropout, x)[0])
     assert llama._dropped(dropout.eval(), x) == (x, 1.0)
     assert llama._dropped(torch.nn.Identity(), x) == (x, 1.0)
+
+
+def in_four_bits(model, folder):
+    pytest.importorskip("bitsandbytes", reason="galvan[qlora] is not installed")
+    model.save_pretrained(folder)
+    return models.load_base(models.Located("tiny", folder), Model(quantization="nf4", device="cpu", dtype="bfloat16"))
+
+
+@pytest.mark.parametrize("make", [lambda model, folder: model.to(torch.bfloat16), in_four_bits])
+def test_factors_in_float32_over_a_base_in_half_precision_give_and_learn_what_peft_has_them_give_and_learn(make, tmp_path):
+    model = adapted(make(large(tiny_llama(hidden_size=64, intermediate_size=64)), tmp_path))
+    layer = next(m for m in model.modules() if hasattr(m, "lora_A") and len(m.lora_A))
+    _, b = factors = [layer.lora_A["default"].weight, layer.lora_B["default"].weight]
+    b.data.mul_(20)  # an update as large as the base's product
+    x = torch.randn(50, layer.in_features, dtype=torch.bfloat16, generator=torch.Generator().manual_seed(0))
+    assert {p.dtype for p in factors} == {torch.float32} and llama._is_plain_lora(layer, x)
+    ours, theirs = llama._project(layer, x), layer(x)
+    assert ours.dtype == theirs.dtype == torch.bfloat16
+    assert (theirs - layer.base_layer(x)).norm() > 0.5 * theirs.norm()
+    assert (ours - theirs).norm() <= 1e-2 * theirs.norm()
+    for found, expected in zip(*(torch.autograd.grad(y.float().square().sum(), factors) for y in (ours, theirs)), strict=True):
+        assert found.dtype == torch.float32
+        assert (found - expected).norm() <= 2e-2 * expected.norm()
 
 
 @pytest.mark.slow

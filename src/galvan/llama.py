@@ -9,6 +9,8 @@ that is loaded, and this pass is not taken where they differ.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 FAMILIES = {"llama", "mistral", "qwen2", "qwen3", "gemma"}
+LONG = 2048  # tokens of a document, on average, from which PyTorch's choice of a kernel for each is faster than one call for all
 
 
 def refusal(decoder: Any) -> str | None:
@@ -78,7 +81,9 @@ def _layer(layer: Any, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> T
     q, k = _Rotated.apply(q, cos, sin), _Rotated.apply(k, cos, sin)  # type: ignore[no-untyped-call]
     x = x + _project(attention.o_proj, attend(attention, q, k, v).flatten(1))
     rows = _norm(layer.post_attention_layernorm, x)
-    return x + _project(mlp.down_proj, mlp.act_fn(_project(mlp.gate_proj, rows)) * _project(mlp.up_proj, rows))
+    gate, up = _project(mlp.gate_proj, rows), _project(mlp.up_proj, rows)
+    is_silu = type(mlp.act_fn).__name__ in ("SiLU", "SiLUActivation")  # PyTorch's, and transformers' of the same
+    return x + _project(mlp.down_proj, _Gated.apply(gate, up) if is_silu else mlp.act_fn(gate) * up)  # type: ignore[no-untyped-call]
 
 
 def _window(module: Any) -> int | None:
@@ -96,13 +101,13 @@ class Cache:
         self.decoder, self.real, self.seen = decoder, real, 0
         config, like = decoder.config, decoder.embed_tokens.weight
         shape = (len(real), config.num_key_value_heads, real.shape[1], decoder.layers[0].self_attn.head_dim)
-        self.keys, self.values = ([like.new_empty(shape) for _ in decoder.layers] for _ in range(2))
+        self.keys, self.values = ({layer.self_attn.layer_idx: like.new_empty(shape) for layer in decoder.layers} for _ in range(2))
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows alone."""
         self.real = self.real[rows]
         for some in (self.keys, self.values):
-            some[:] = [one[rows] for one in some]
+            some.update({layer: one[rows] for layer, one in some.items()})
 
     def next_states(self, ids: Tensor, positions: Tensor) -> Tensor:
         """[B, T] ids at these positions, after all that was seen -> hidden states of the last of them, [B, hidden]."""
@@ -133,7 +138,9 @@ class Cache:
 def attended(
     q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], window: int | None, dropout: float, scaling: float | None
 ) -> Tensor:
-    """q [N, heads, d], k and v [N, kv heads, d] -> [N, heads, d]: causal attention, one call a document."""
+    """q [N, heads, d], k and v [N, kv heads, d] -> [N, heads, d]: causal attention, one call a document, or one for all on a GPU."""
+    if not dropout and _flash_takes(q) and (sum(lengths) < LONG * len(lengths) or (window is not None and window < max(lengths))):
+        return _attended_at_once(q, k, v, lengths, window, scaling)
     parts = []
     for one in zip(*(torch.split(x, list(lengths)) for x in (q, k, v)), strict=True):
         query, key, value = (x.transpose(0, 1)[None] for x in one)
@@ -153,6 +160,31 @@ def attended(
     return torch.cat(parts)
 
 
+def _flash_takes(q: Tensor) -> bool:
+    """Whether FlashAttention can be called on documents end to end: a launch for each of many short ones leaves a GPU idle."""
+    return q.is_cuda and q.dtype in (torch.bfloat16, torch.float16) and q.shape[-1] <= 256 and _flash_is_there(q.device)
+
+
+@lru_cache
+def _flash_is_there(device: torch.device) -> bool:
+    return torch.backends.cuda.is_flash_attention_available() and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _attended_at_once(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], window: int | None, scaling: float | None) -> Tensor:
+    longest, seams = max(lengths), _seams(tuple(lengths), q.device)
+    back = window - 1 if window is not None and window < longest else None
+    out: Tensor = torch.ops.aten._flash_attention_forward(
+        q, k, v, seams, seams, longest, longest, 0.0, True, False, scale=scaling, window_size_left=back, window_size_right=None if back is None else 0
+    )[0]  # fmt: skip
+    return out
+
+
+@lru_cache(maxsize=4)
+def _seams(lengths: tuple[int, ...], device: torch.device) -> Tensor:
+    """Where documents begin, and the end of the last; int32. Kept, for every layer of a pass asks for it."""
+    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+
+
 def _band(length: int, window: int, device: torch.device) -> Tensor:
     """True where a token may look: itself and the `window` - 1 before it; [length, length]."""
     at = torch.arange(length, device=device)
@@ -168,17 +200,23 @@ def _project(module: Any, x: Tensor) -> Tensor:
     for name in module.active_adapters:
         if name in module.lora_A:
             kept, factor = _dropped(module.lora_dropout[name], x)
-            low = module.lora_A[name](kept) * (module.scaling[name] * factor)
-            out = torch.addmm(out, low, module.lora_B[name].weight.T)
+            a, b = (part[name].weight.to(x.dtype) for part in (module.lora_A, module.lora_B))
+            out = torch.addmm(out, F.linear(kept, a) * (module.scaling[name] * factor), b.T)
     return out  # type: ignore[no-any-return]
 
 
 def _is_plain_lora(module: Any, x: Tensor) -> bool:
-    """PEFT's own layer, switched on, not merged, no variant such as DoRA, no bias of its own, in the number format of `x`."""
-    if type(module).__name__ != "Linear" or isinstance(module, nn.Linear) or module.disable_adapters or module.merged:
+    """PEFT's own layer, over 4 bits too, switched on, not merged, no variant such as DoRA, no bias of its own; its factors may be held in
+    float32 over a base in half precision, as mixed precision has it: PEFT would take all of `x` to float32 for them."""
+    if (
+        type(module).__name__ not in ("Linear", "Linear4bit")
+        or isinstance(module, nn.Linear)
+        or module.disable_adapters
+        or module.merged
+    ):
         return False
     plain = not module.lora_variant and not any(module.lora_bias.values())
-    return plain and all(a.weight.dtype == x.dtype for a in module.lora_A.values())
+    return plain and all(a.weight.dtype in (x.dtype, torch.float32) for a in module.lora_A.values())
 
 
 def _dropped(dropout: Any, x: Tensor) -> tuple[Tensor, float]:
@@ -196,8 +234,9 @@ def _dropped(dropout: Any, x: Tensor) -> tuple[Tensor, float]:
 
 
 def _norm(module: Any, x: Tensor) -> Tensor:
-    gain, eps = (module.weight + 1.0, module.eps) if hasattr(module, "eps") else (module.weight, module.variance_epsilon)  # Gemma's
-    if x.is_cuda:
+    gemma = hasattr(module, "eps")
+    gain, eps = (module.weight + 1.0, module.eps) if gemma else (module.weight, module.variance_epsilon)
+    if x.is_cuda and not (gemma and x.dtype != torch.float32):  # Gemma adds the 1 in float32
         return F.rms_norm(x, gain.shape, gain, eps)  # one kernel there
     return _RMSNorm.apply(x, gain, eps) if x.dtype == torch.float32 else module(x)  # type: ignore
 
@@ -219,6 +258,20 @@ class _RMSNorm(torch.autograd.Function):
         grad = grad * gain
         along = torch.linalg.vecdot(grad, unit)[..., None].div_(-x.shape[-1])
         return grad.addcmul_(unit, along).mul_(scale), gain_grad, None
+
+
+class _Gated(torch.autograd.Function):
+    """silu(gate) * up, of which silu(gate) is computed again on the way back: a fifth of what a layer would keep till then."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        return torch.ops.aten.silu_backward(grad * up, gate), F.silu(gate).mul_(grad)
 
 
 class _Rotated(torch.autograd.Function):

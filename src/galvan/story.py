@@ -15,7 +15,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from galvan import distributed
+from galvan import __version__, distributed
 from galvan import recipe as recipes
 from galvan.errors import ComparisonRefused, DataError, GalvanError, ModelError, RecipeError
 from galvan.progress import Progress, Silent
@@ -872,6 +872,5 @@ def _file_digests(folder: Path) -> dict[str, str]:
 
 
 def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {
-        n: version(n) for n in ("galvan", "torch", "transformers", "peft", "tokenizers", "numpy")
-    }
+    packages = {name: version(name) for name in ("torch", "transformers", "peft", "tokenizers", "numpy")}
+    return {"python": platform.python_version(), "galvan": __version__, **packages}

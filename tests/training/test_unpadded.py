@@ -7,7 +7,7 @@ import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from families import FAMILIES, LENGTHS, SMALL, adapted, large, rows_for
-from galvan import llama
+from galvan import llama, unpadded
 from galvan.likelihood import supports_chunks, token_nll
 from galvan.progress import Silent
 from galvan.training import loop
@@ -137,3 +137,23 @@ def test_passes_keep_the_order_and_the_limit():
     passes = plan_unpadded(rows, 10)
     assert [[len(r.input_ids) for r in one] for one in passes] == [[5, 5], [30], [1, 1], [9]]
     assert [r.id for one in passes for r in one] == [r.id for r in rows]
+
+
+def deep_in_half_precision():
+    return adapted(large(tiny_mistral(num_hidden_layers=24, sliding_window=5)).to(torch.bfloat16))
+
+
+def test_a_deep_model_in_half_precision_is_proved_layer_by_layer_where_rounding_adds_up():
+    model = deep_in_half_precision()
+    before = list(model.get_base_model().model.layers), model.config.num_hidden_layers
+    assert not unpadded._equal(model, True, True, unpadded._own_way, unpadded.IN_HALF_PRECISION)
+    assert supports_unpadded(model, True) and why_not_own(model) is None
+    assert before == (list(model.get_base_model().model.layers), model.config.num_hidden_layers)
+
+
+def test_one_layer_that_goes_wrong_among_many_is_found_in_half_precision(monkeypatch):
+    model, right = deep_in_half_precision(), llama._window
+    last = model.get_base_model().model.layers[-1].self_attn
+    monkeypatch.setattr(llama, "_window", lambda module: 9 if module is last else right(module))
+    assert supports_unpadded(model, True)  # through transformers' own layers
+    assert why_not_own(model) == "its numbers differ from transformers'"

@@ -23,7 +23,7 @@ from galvan.errors import DataError, ModelError
 from galvan.likelihood import causal_lm, supports_chunks
 from galvan.measure.live import evaluation_mode, learns_a_prompt
 from galvan.progress import Progress, Silent
-from galvan.unpadded import close, tolerance_of
+from galvan.unpadded import close, equal_throughout
 
 Stop = Literal["eos", "length", "context"]
 
@@ -213,17 +213,20 @@ def _writes_own_way(model: nn.Module) -> bool:
     size = inner.get_output_embeddings().weight.shape[0]
     texts = [[n * 7919 % size for n in range(length)] for length in (13, 8)]
     greedy = Sampling("", 0.0, 1.0, 3)
-    try:
-        with evaluation_mode(model), torch.inference_mode():
-            steps = _Own(model, [Job(ids[:-3], greedy) for ids in texts], 3)
-            found = [steps.first(), *(steps.next([ids[at] for ids in texts], None) for at in (-3, -2))]
-            for row, ids in enumerate(texts):
-                whole = inner(input_ids=torch.tensor([ids], device=steps.device), use_cache=False).logits[0, -4:-1]
-                if not close(torch.stack([one[row] for one in found]), whole, tolerance_of(model)):
-                    return False
-    except (NotImplementedError, AttributeError, TypeError, ValueError, RuntimeError):
-        return False
-    return True
+
+    def equal(tolerance: float) -> bool:
+        try:
+            with evaluation_mode(model), torch.inference_mode():
+                steps = _Own(model, [Job(ids[:-3], greedy) for ids in texts], 3)
+                found = [steps.first(), *(steps.next([ids[at] for ids in texts], None) for at in (-3, -2))]
+                wholes = [
+                    inner(input_ids=torch.tensor([ids], device=steps.device), use_cache=False).logits[0, -4:-1] for ids in texts
+                ]
+                return all(close(torch.stack([one[row] for one in found]), whole, tolerance) for row, whole in enumerate(wholes))
+        except (NotImplementedError, AttributeError, TypeError, ValueError, RuntimeError):
+            return False
+
+    return equal_throughout(model, equal)
 
 
 class _Left:

@@ -101,7 +101,7 @@ def measure(
     seconds += whole.token_seconds * scored_tokens * (settings.evaluations + 1)
     a_checkpoint = whole.trainable * (4 + STATE_BYTES[settings.optimizer]) * _seconds_a_byte(clock)
     seconds += a_checkpoint * (1 + seconds // max(settings.checkpoint_seconds, step_seconds))
-    parts = _parts(whole, settings, learned, _vocabulary(base), held.weights)
+    parts = _parts(whole, settings, learned, _vocabulary(base), held.weights, device.value)
     told = f"{blocks} blocks" if len(pieces) == 1 else f"{SHALLOW[0]} and {SHALLOW[1]} of {blocks} blocks"
     how = (
         f"measured on {device.value} just now: steps of {size} documents on a model of {told}, in {torch.get_num_threads()} threads"
@@ -109,11 +109,11 @@ def measure(
     return Cost(seconds, step_seconds, sum(parts.values()), parts, how)
 
 
-def _parts(whole: _Piece, settings: Training, rows: Sequence[TokenRow], vocabulary: int, dtype: str) -> dict[str, int]:
+def _parts(whole: _Piece, settings: Training, rows: Sequence[TokenRow], vocabulary: int, dtype: str, device: str) -> dict[str, int]:
     """Bytes by what holds them at the peak: in a pass, or in a watched step, when activations and logits are gone. The measured peak has the
     last word: what it is above what can be counted are libraries, and what they keep."""
     longest = len(rows[-1].input_ids)
-    chunk = min(CHUNK_ROWS, max(longest, _budget(True)))
+    chunk = min(CHUNK_ROWS, max(longest, gradients.usual_tokens_per_pass(torch.device(device), True)))
     watched = (8 if settings.method == "lora" else 4) * whole.trainable  # of a watched step: before, and the start of an adapter
     passing = round(whole.kept_bytes + (whole.block_bytes if settings.gradient_checkpointing else 0))
     logits = chunk * vocabulary * (4 if dtype == "float32" else 6) + (4 * whole.trainable if settings.method == "full" else 0)
@@ -143,7 +143,8 @@ def _piece(
     require_true_loss(model, batch[0], lambda one, ids, labels: gradients.sum_nll(one, ids, labels, chunked))
     check_seconds = clock() - begun
     model.train()
-    largest = max(gradients.plan(list(reversed(rows))[: len(batch)], settings.batch_size, unpadded, _budget(unpadded)), key=_tokens)
+    budget = gradients.usual_tokens_per_pass(torch.device(device.value), unpadded)
+    largest = max(gradients.plan(list(reversed(rows))[: len(batch)], settings.batch_size, unpadded, budget), key=_tokens)
     whole_block = kept_bytes(model, largest, chunked, unpadded) / blocks
     if settings.gradient_checkpointing:
         causal_lm(model).gradient_checkpointing_enable({"use_reentrant": False})
@@ -259,10 +260,6 @@ def _vocabulary(base: Located) -> int:
 def _weight_bytes(base: Located, dtype: str) -> int:
     shapes = [shape for path in models.weight_files(base) for _, shape in models.safetensors_header(path).values()]
     return sum(math.prod(shape) for shape in shapes) * WIDTHS[dtype]
-
-
-def _budget(unpadded: bool) -> int:
-    return gradients.TOKENS_PER_UNPADDED_PASS if unpadded else gradients.TOKENS_PER_PASS
 
 
 def _tokens(rows: Sequence[TokenRow]) -> int:

@@ -22,6 +22,14 @@ from galvan.unpadded import documents_apart
 
 TOKENS_PER_PASS = 2048
 TOKENS_PER_UNPADDED_PASS = 1024
+TOKENS_PER_GPU_PASS = 8192  # whether padded or not; where they do not fit, training goes on with half as many
+
+
+def usual_tokens_per_pass(device: torch.device, unpadded: bool) -> int:
+    """Tokens that go through the model at once, padding included, unless memory says otherwise or one row is longer."""
+    if device.type == "cuda":
+        return TOKENS_PER_GPU_PASS
+    return TOKENS_PER_UNPADDED_PASS if unpadded else TOKENS_PER_PASS
 
 
 @torch.no_grad()
@@ -31,7 +39,7 @@ def evaluate_rows(model: nn.Module, rows: Sequence[TokenRow], chunked: bool, unp
     model.eval()
     device = next(model.parameters()).device
     result = []
-    for some in plan_unpadded(rows, TOKENS_PER_UNPADDED_PASS) if unpadded else [[row] for row in rows]:
+    for some in plan_unpadded(rows, usual_tokens_per_pass(device, True)) if unpadded else [[row] for row in rows]:
         one = collate_packs([some], device)
         lengths = [len(row.input_ids) for row in some]
         with documents_apart(model, lengths) if unpadded else nullcontext():
@@ -59,8 +67,8 @@ def batch_gradient(
     """
     if not batch:
         return 0.0
-    budget = tokens_per_pass or (TOKENS_PER_UNPADDED_PASS if unpadded else TOKENS_PER_PASS)
     device = next(model.parameters()).device
+    budget = tokens_per_pass or usual_tokens_per_pass(device, unpadded)
     supervised = supervised or sum(row.n_supervised for row in batch)
     loss = 0.0
     if unpadded:

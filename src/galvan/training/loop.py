@@ -229,8 +229,7 @@ class _Run:
                 "distributed/folder",
                 f"The processes of this run do not see the same files in {shown(str(self.folder))}; give them one folder in common.",
             )
-        usual = gradients.TOKENS_PER_UNPADDED_PASS if self.unpadded else gradients.TOKENS_PER_PASS
-        self.budget = int(position.get("tokens_per_pass", usual))
+        self.budget = int(position.get("tokens_per_pass", gradients.usual_tokens_per_pass(self.device, self.unpadded)))
         if found is not None:
             self._take_up(position)
         if position.get("threads"):
