@@ -1,9 +1,9 @@
 """Mistral-7B's shape with random weights on one GPU: how fast galvan trains and scores there, in how much memory, and does it recover?
 
-    python -m benchmarks.gpu --out gpu.json [--tiny]
+    python -m benchmarks.gpu --out gpu.json [--layers 2] [--only training] [--tiny]
 
-One H100 or H200, under 8 minutes; the JSON is written anew after every part, so that what was measured survives what comes next. `--tiny` runs the
-same story with a tiny model on a CPU. Tokens are those predicted. Shares are of 989 TFLOP/s, the bf16 peak of both cards: training an adapter
+One H100 or H200, a few minutes; the JSON is written anew after every part, so that what was measured survives what comes next. `--layers` takes so many
+of the 32 layers, `--only` the parts whose names begin so; `--tiny` runs the same story with a tiny model on a CPU. Tokens are those predicted. Shares are of 989 TFLOP/s, the bf16 peak of both cards: training an adapter
 takes 4 N operations a token, scoring 2 N, N being the weights that every token is multiplied by.
 """
 
@@ -58,8 +58,8 @@ TARGETS: dict[str, Any] = {"q,k,v,o": ["q_proj", "k_proj", "v_proj", "o_proj"], 
 class Bench:
     """The JSON as it grows, and what all parts share."""
 
-    def __init__(self, out: Path, tiny: bool, folder: Path) -> None:
-        self.out, self.tiny, self.folder, self.started = out, tiny, folder, time.perf_counter()
+    def __init__(self, out: Path, tiny: bool, folder: Path, only: str = "") -> None:
+        self.out, self.tiny, self.folder, self.only, self.started = out, tiny, folder, only, time.perf_counter()
         self.cuda = torch.cuda.is_available() and not tiny
         self.device = "cuda" if self.cuda else "cpu"
         packages = {name: version(name) for name in ("torch", "transformers", "peft")}
@@ -68,6 +68,8 @@ class Bench:
 
     def part(self, name: str, work: Callable[[], dict[str, Any]]) -> None:
         """Add what `work` finds; a part that fails is written down as failed, and the others go on."""
+        if name != "base" and not name.startswith(self.only):
+            return
         begun = time.perf_counter()
         if self.cuda:
             torch.cuda.reset_peak_memory_stats()
@@ -286,10 +288,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("gpu.json"))
     parser.add_argument("--tiny", action="store_true", help="A tiny model on the CPU: shows that it works.")
+    parser.add_argument("--layers", type=int, default=32)
+    parser.add_argument("--only", default="", help="The parts whose names begin so.")
     asked = parser.parse_args(arguments)
-    shape = TINY if asked.tiny else MISTRAL
+    shape = TINY if asked.tiny else MISTRAL | {"num_hidden_layers": asked.layers}
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(asked.out, asked.tiny, Path(folder))
+        bench = Bench(asked.out, asked.tiny, Path(folder), asked.only)
         if not (bench.cuda or bench.tiny):
             raise SystemExit("No GPU is at hand; --tiny shows on a CPU that it works.")
         bench.part("base", lambda: make_base(bench, shape))
