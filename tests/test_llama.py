@@ -62,6 +62,14 @@ def test_finite_differences_agree_with_the_adapters_gradients():
         assert (losses[0] - losses[1]) / (2 * step) == pytest.approx(float((gradient * direction).sum()), rel=2e-2), name
 
 
+def test_where_documents_begin_is_kept_for_training_too():
+    llama._seams.cache_clear()
+    with torch.inference_mode():
+        kept = llama._seams((3, 2), torch.device("cpu"))
+    assert kept.tolist() == [0, 3, 5] and kept.dtype == torch.int32
+    assert llama._seams((3, 2), torch.device("cpu")) is kept and not kept.is_inference()
+
+
 def test_a_gate_of_silu_gives_the_same_bits_forward_and_back_and_keeps_less():
     model = adapted(large(tiny_llama()))
     gate, up = (torch.randn(9, 5, generator=torch.Generator().manual_seed(n), requires_grad=True) for n in (1, 2))

@@ -162,7 +162,10 @@ def attended(
 
 def _flash_takes(q: Tensor) -> bool:
     """Whether FlashAttention can be called on documents end to end: a launch for each of many short ones leaves a GPU idle."""
-    return q.is_cuda and q.dtype in (torch.bfloat16, torch.float16) and q.shape[-1] <= 256 and _flash_is_there(q.device)
+    width = q.shape[-1]
+    return (
+        q.is_cuda and q.dtype in (torch.bfloat16, torch.float16) and width <= 256 and width % 8 == 0 and _flash_is_there(q.device)
+    )
 
 
 @lru_cache
@@ -181,8 +184,9 @@ def _attended_at_once(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], w
 
 @lru_cache(maxsize=4)
 def _seams(lengths: tuple[int, ...], device: torch.device) -> Tensor:
-    """Where documents begin, and the end of the last; int32. Kept, for every layer of a pass asks for it."""
-    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+    """Where documents begin, and the end of the last; int32. Kept, for every layer of a pass asks for it, and a training pass may be next."""
+    with torch.inference_mode(False):
+        return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
 
 
 def _band(length: int, window: int, device: torch.device) -> Tensor:

@@ -313,7 +313,7 @@ def _memory(size: Size | None, dtype: str) -> Estimate:
     total = _LOADED_BYTES + size.weight_bytes + 12 * size.trainable + activations
     return Estimate(
         float(total),
-        f"0.6 GB of libraries, {size.weight_bytes / 2**30:.2f} GiB weights, 12 bytes for each of {size.trainable:,} trained parameters, 17 values a layer and channel of a pass",
+        f"0.6 GB of libraries, {size.weight_bytes / 2**30:.2f} GiB weights, 12 bytes for each of {size.trainable:,} trained parameters, 17 values a layer and channel of a pass of {TOKENS_PER_PASS:,} tokens",
     )
 
 

@@ -572,6 +572,13 @@ def test_sigterm_lets_the_step_end_saves_it_and_the_run_goes_on_to_the_same_byte
     assert weights(resumed) == weights(whole)
 
 
+@pytest.mark.parametrize(
+    ("device", "unpadded", "tokens"), [("cpu", True, 1024), ("cpu", False, 2048), ("cuda", True, 8192), ("cuda", False, 8192)]
+)
+def test_passes_are_larger_on_a_gpu(device, unpadded, tokens):
+    assert step_gradients.usual_tokens_per_pass(torch.device(device), unpadded) == tokens
+
+
 def memory_for(monkeypatch, tokens):
     """From now on a pass of more than `tokens` positions does not fit."""
     sum_nll = step_gradients.sum_nll
