@@ -51,7 +51,9 @@ def test_a_sweep_survives_the_loss_of_a_node_with_no_trial_lost_or_counted_twice
 
 
 @pytest.mark.slow
-def test_an_improving_loop_on_nodes_takes_the_steps_that_it_takes_here_and_survives_the_loss_of_one(tmp_path: Path) -> None:
+def test_an_improving_loop_on_nodes_takes_the_steps_that_it_takes_here_and_survives_the_loss_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The head lends no core, so that every trial runs on a node; the first is lost in the first trial after the start."""
     from ray.cluster_utils import Cluster
 
@@ -59,6 +61,9 @@ def test_an_improving_loop_on_nodes_takes_the_steps_that_it_takes_here_and_survi
     pipeline.run(start, tmp_path / "run")
     here = improve(tmp_path / "run", Budget(trials=2), out=tmp_path / "here")
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    monkeypatch.setattr(
+        ray._private.utils, "set_sigterm_handler", lambda handler: None
+    )  # which a thread may not set, and a new node would
     lost, out = cluster.add_node(num_cpus=1), tmp_path / "there"
 
     def lose() -> None:
@@ -66,14 +71,17 @@ def test_an_improving_loop_on_nodes_takes_the_steps_that_it_takes_here_and_survi
             time.sleep(0.01)
         cluster.remove_node(lost, allow_graceful=False)
         cluster.add_node(num_cpus=1)
+        replaced.set()
+        over.wait()  # a node dies with the thread that began it
 
+    replaced, over = threading.Event(), threading.Event()
     losing = threading.Thread(target=lose, daemon=True)
     losing.start()
     try:
         there = improve(tmp_path / "run", Budget(trials=2), out=out, ray=cluster.address)
-        losing.join(timeout=60)
-        assert not losing.is_alive()
+        assert replaced.is_set()
     finally:
+        over.set()
         ray.shutdown()
         cluster.shutdown()
     timeless = [[dataclasses.replace(step, seconds=0.0) for step in found.steps] for found in (here, there)]
