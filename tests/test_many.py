@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import pickle
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from galvan import cli, pipeline
 from galvan.errors import ComparisonRefused, GalvanError, ModelError, RecipeError, ResourceError
@@ -24,6 +26,15 @@ FILES = (
     "scores.parquet", "pieces.parquet", "samples.jsonl", "generation.json", "retention.parquet", "extraction.parquet", "integrity.json",
     "provenance.json", "comparisons.json", "findings.json",
 )  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As Ray's workers have on a core each: the last digit of a sum depends on how many there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
