@@ -106,6 +106,16 @@ def test_nothing_is_overwritten_and_nothing_half_written_is_left(base: Path, tmp
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "dead", "lost", "whole"]
 
 
+def test_the_same_call_again_ends_as_the_first_and_leaves_a_copy_that_was_changed_alone(base: Path, tmp_path: Path) -> None:
+    """A process can be killed when the copy has its name and the command has not ended."""
+    folder, out = rename(save_adapter(tmp_path / "a", tiny_llama(0)), ".self_attn", ".inner.self_attn"), tmp_path / "out"
+    assert repair(at(base), at(folder), out) == repair(at(base), at(folder), out)
+    (out / "adapter_config.json").write_text("{}")
+    with pytest.raises(RecipeError, match="is there already"):
+        repair(at(base), at(folder), out)
+    assert (out / "adapter_config.json").read_text() == "{}"
+
+
 def test_a_name_is_given_to_one_tensor_only_and_by_the_fewest_changes() -> None:
     expected = ["base_model.model.model.q.lora_A.weight"]
     found = renamed(["base_model.model._orig_mod.model.q.lora_A.weight", "base_model.model.inner.model.q.lora_A.weight"], expected)

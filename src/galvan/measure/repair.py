@@ -5,8 +5,10 @@ The adapter itself is never written to, and no folder that exists is. Values are
 
 from __future__ import annotations
 
+import filecmp
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from galvan.measure.mlx import converted, is_mlx
 from galvan.measure.recorded import REPAIRED as MARK
 from galvan.measure.recorded import recorded
 from galvan.models import Located, disk_error, read_config, weight_files
-from galvan.rundir import appear, write_json
+from galvan.rundir import appear, write_json, writing
 from galvan.text import shown
 
 _COPIED = {".json", ".jinja", ".model", ".txt", ".md"}
@@ -29,10 +31,9 @@ _SCALE = {"lora_alpha": "alpha", "r": "rank", "use_rslora": "use_rslora"}
 def repair(base: Located, adapter: Located, out: Path) -> list[str]:
     """Write a corrected copy of `adapter` to the new folder `out`; returns what was changed, a sentence each.
 
-    Raises RecipeError if `out` exists, ModelError if nothing can be mended so, ResourceError if the disk refuses.
+    Raises RecipeError if `out` exists and is not that very copy, as an earlier call may have left it that was killed at its end; ModelError
+    if nothing can be mended so, ResourceError if the disk refuses.
     """
-    if out.exists():
-        raise RecipeError("repair/exists", f"{shown(str(out))} is there already, and nothing is overwritten; name a new folder.")
     if is_mlx(adapter):
         from safetensors.numpy import save_file
 
@@ -69,7 +70,7 @@ def repair(base: Located, adapter: Located, out: Path) -> list[str]:
 def _new_folder(
     adapter: Located, out: Path, config: Mapping[str, Any], changed: Sequence[str], write_weights: Callable[[Path], object]
 ) -> None:  # fmt: skip
-    """The folder `out`, once all is in it: the adapter's texts, `config`, the mark, and its weights."""
+    """The folder `out`, once all is in it: the adapter's texts, `config`, the mark, and its weights. It stays as it is where it is that already."""
     from safetensors import SafetensorError
 
     def fill(work: Path) -> None:
@@ -83,7 +84,22 @@ def _new_folder(
         except SafetensorError as error:
             raise disk_error(out, error, sum(p.stat().st_size for p in adapter.path.glob("*.safetensors"))) from error
 
-    appear(out, fill)
+    if not out.exists():
+        appear(out, fill)
+        return
+    with writing(out), tempfile.TemporaryDirectory() as folder:
+        fill(Path(folder))
+        if not _alike(Path(folder), out):
+            raise RecipeError(
+                "repair/exists", f"{shown(str(out))} is there already, and nothing is overwritten; name a new folder."
+            )
+
+
+def _alike(folder: Path, other: Path) -> bool:
+    """Whether both are folders with the same files, byte for byte."""
+    names = sorted(path.name for path in folder.iterdir())
+    alike = other.is_dir() and names == sorted(path.name for path in other.iterdir())
+    return alike and filecmp.cmpfiles(folder, other, names, shallow=False)[0] == names
 
 
 def _scale(config: Mapping[str, Any], record: Recorded | None) -> dict[str, Any]:
