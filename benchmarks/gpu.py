@@ -2,9 +2,10 @@
 
     python -m benchmarks.gpu --out gpu.json [--layers 2] [--only training] [--tiny]
 
-One H100 or H200, a few minutes; the JSON is written anew after every part, so that what was measured survives what comes next. `--layers` takes so many
-of the 32 layers, `--only` the parts whose names begin so; `--tiny` runs the same story with a tiny model on a CPU. Tokens are those predicted. Shares are of 989 TFLOP/s, the bf16 peak of both cards: training an adapter
-takes 4 N operations a token, scoring 2 N, N being the weights that every token is multiplied by.
+One H100 or H200, a few minutes; the JSON is written anew after every part, so that what was measured survives what comes next. `--layers` takes so
+many of the 32 layers, `--only` the parts whose names begin so; `--tiny` runs the same story with a tiny model on a CPU. Tokens are those predicted.
+Shares are of 989 TFLOP/s, the bf16 peak of both cards: training an adapter takes 4 N operations a token, scoring 2 N, N being the weights that every
+token is multiplied by.
 """
 
 from __future__ import annotations
@@ -288,7 +289,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("gpu.json"))
     parser.add_argument("--tiny", action="store_true", help="A tiny model on the CPU: shows that it works.")
-    parser.add_argument("--layers", type=int, default=32)
+    parser.add_argument("--layers", type=int, default=32, help="Of the 32 so many.")
     parser.add_argument("--only", default="", help="The parts whose names begin so.")
     asked = parser.parse_args(arguments)
     shape = TINY if asked.tiny else MISTRAL | {"num_hidden_layers": asked.layers}

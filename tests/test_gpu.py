@@ -26,7 +26,7 @@ def on_gpu(family: str, dtype: torch.dtype = torch.bfloat16):
 
 @pytest.mark.parametrize("window", [None, 5])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(8, 8), (8, 2)])
-def test_one_call_for_all_documents_gives_what_each_gives_alone_in_float32(heads, kv_heads, window, monkeypatch):
+def test_one_call_for_all_documents_gives_what_each_gives_alone_in_float32(heads, kv_heads, window):
     generator = torch.Generator("cuda").manual_seed(0)
     q, k, v = (
         torch.randn(sum(LENGTHS), n, 64, device="cuda", dtype=torch.bfloat16, generator=generator).requires_grad_()

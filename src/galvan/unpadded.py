@@ -2,7 +2,7 @@
 
 Two ways lead there, and both are proved on the very model before they are taken (`supports_unpadded`). `galvan.llama` has the forward pass
 of the Llama family written out. Any other architecture whose attention goes through transformers' `AttentionInterface` runs its own layers
-on [1, N] tokens, and only attention is ours, one causal call a document. Where neither gives the numbers that each document gives alone
+on [1, N] tokens, and only attention is ours, causal and apart for each document. Where neither gives the numbers that each document gives alone
 in transformers, padded rows are used.
 """
 
@@ -91,7 +91,7 @@ def _their_way(model: nn.Module, lengths: Sequence[int]) -> Iterator[None]:
 
 def supports_unpadded(model: nn.Module, chunked: bool, learns: bool = True, own: bool = True) -> bool:
     """True if two documents end to end give the logits, and where the model `learns` the gradients, that each gives alone in transformers,
-    on this very model in evaluation mode. Which way gave them is kept: our own, where it may be taken, or theirs
+    on this very model in evaluation mode, in half precision layer by layer where need be. Which way gave them is kept: our own, where it may be taken, or theirs
     with our attention."""
     decoder = causal_lm(model).get_decoder()
     reason = llama.refusal(decoder) if chunked else "its head is not a plain matrix"
